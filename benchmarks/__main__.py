@@ -1,0 +1,151 @@
+"""`python -m benchmarks`: list what can be measured, measure it, print what was measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks import bench_query, measure
+from benchmarks.report import markdown
+
+RESULTS_FOLDER = Path(__file__).resolve().parent / "results"
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    help=__doc__,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog="Example: python -m benchmarks run query --quick --peers",
+)
+console = Console(stderr=True)
+
+
+class Runner(Protocol):
+    """A benchmark, started from the command line."""
+
+    def __call__(
+        self,
+        *,
+        quick: bool,
+        peers: bool,
+        queries: int | None,
+        emit: bench_query.Emit,
+        progress: bench_query.Progress,
+    ) -> None:
+        """Measure and emit rows."""
+
+
+def run_query(
+    *,
+    quick: bool,
+    peers: bool,
+    queries: int | None,
+    emit: bench_query.Emit,
+    progress: bench_query.Progress,
+) -> None:
+    """One encrypted query: CPU time, bytes, memory, accuracy; with peers on the same network."""
+    beside = tuple(bench_query.PEERS) if peers else ()
+    plan = bench_query.Plan.quick(beside) if quick else bench_query.Plan(peers=beside)
+    if queries is not None:
+        plan = replace(plan, queries=queries)
+    bench_query.run(plan, emit, progress)
+
+
+BENCHMARKS: Mapping[str, Runner] = {"query": run_query}
+"""What `run` can measure, by name; `list` prints the first line of each docstring."""
+
+
+@app.command(name="list")
+def list_benchmarks() -> None:
+    """Name what can be measured."""
+    for name, runner in BENCHMARKS.items():
+        typer.echo(f"{name}  {(runner.__doc__ or '').strip().splitlines()[0]}")
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="what to measure; see `list`")],
+    quick: Annotated[bool, typer.Option("--quick", help="small sample; not to quote")] = False,
+    peers: Annotated[
+        bool,
+        typer.Option("--peers", help="run peers too; installs each in its own environment"),
+    ] = False,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="encrypted queries to the shipped network")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON lines; results/NAME.jsonl by default")
+    ] = None,
+) -> None:
+    """Measure, one JSON line for each row as it is known, and print the tables."""
+    if name not in BENCHMARKS:
+        _refuse(f"no benchmark is called {name!r}: expected one of {', '.join(BENCHMARKS)}")
+    path = RESULTS_FOLDER / f"{name}.jsonl" if output is None else output
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as stream, _progress_bar() as progress:
+        BENCHMARKS[name](
+            quick=quick,
+            peers=peers,
+            queries=queries,
+            emit=lambda row: measure.write_row(stream, row),
+            progress=progress,
+        )
+    _show(path)
+
+
+@app.command()
+def report(
+    file: Annotated[
+        Path | None, typer.Argument(help="JSON lines; results/query.jsonl by default")
+    ] = None,
+) -> None:
+    """Print the tables of a run as Markdown; rendered where the output is a terminal."""
+    path = RESULTS_FOLDER / "query.jsonl" if file is None else file
+    if not path.is_file():
+        _refuse(f"{path} is not there: run `python -m benchmarks run query` first")
+    _show(path)
+
+
+def _show(path: Path) -> None:
+    try:
+        text = markdown(measure.read_rows(path))
+    except ValueError as error:
+        _refuse(str(error))
+    if sys.stdout.isatty():
+        Console().print(Markdown(text))
+    else:
+        typer.echo(text)
+
+
+def _refuse(message: str) -> None:
+    typer.echo(f"benchmarks: {message}", err=True)
+    raise typer.Exit(EXIT_USAGE)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[bench_query.Progress]:
+    """A bar with the time that remains, on standard error; nothing where that is no terminal."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def advance(what: str, done: int, steps: int) -> None:
+            if bar.tasks[0].description != what:
+                bar.reset(task, description=what, total=steps)
+            bar.update(task, completed=done)
+
+        yield advance
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks")

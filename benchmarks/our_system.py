@@ -1,0 +1,61 @@
+"""Our client and server as a measured system: the same protocol, the same clock as the peers."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+import he_inference
+from benchmarks import measure
+from benchmarks.peers.protocol import Array, System, Weights, serve
+from he_inference.program import Signature
+
+
+class OurSystem(System):
+    """A compiled program; only bytes pass between the client and the server."""
+
+    def __init__(self, program_path: str) -> None:
+        """Remember what to load; `prepare` does it."""
+        self.program_path = program_path
+
+    def prepare(self, weights: Weights) -> dict[str, Any]:
+        """Load the program and make keys. Its weights count, not those of the task."""
+        program = he_inference.load_program(self.program_path)
+        self.client = he_inference.Client(program.signature)
+        self.server = he_inference.Server(program)
+        evaluation_keys = self.client.evaluation_keys()
+        self.server.register(evaluation_keys)
+        return {
+            "version": measure.versions(["sottovoce", "tenseal"]),
+            "settings": _settings(program.signature),
+            "evaluation_key_bytes": len(evaluation_keys),
+            "security_bits": program.signature.security_bits,
+        }
+
+    def encrypt(self, image: Array) -> bytes:
+        """One image, as the only one of its batch."""
+        return bytes(self.client.encrypt(image[None, None]))
+
+    def evaluate(self, request: bytes) -> bytes:
+        """What the server does with a request."""
+        return bytes(self.server.evaluate(request))
+
+    def decrypt(self, response: bytes) -> Array:
+        """The logits of the one image."""
+        return np.asarray(self.client.decrypt(response), dtype=np.float64)
+
+
+def _settings(signature: Signature) -> str:
+    parameters = signature.parameters
+    bits = [prime.bit_length() for prime in parameters.data_primes]
+    special = parameters.special_prime.bit_length()
+    return (
+        f"N = {parameters.ring_degree}, primes {bits} + [{special}] bits, "
+        f"{len(signature.keys.rotations)} rotations, symmetric encryption, packed layout"
+    )
+
+
+if __name__ == "__main__":
+    serve(OurSystem(*sys.argv[1:]))

@@ -1,0 +1,61 @@
+"""Figures of papers for encrypted MNIST inference. Their hardware differs: to print, not to divide.
+
+`protects` names what is hidden: the client's data from the server, the model from the client.
+Seconds and megabytes are per query; None where a paper gives none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from benchmarks.measure import PUBLISHED, Row
+
+
+class Figure(NamedTuple):
+    """One row of a published table."""
+
+    system: str
+    technique: str
+    accuracy_percent: float | None
+    seconds: float | None
+    megabytes: float | None
+    protects: str
+    hardware: str = "as published"
+
+
+DATA = "client data"
+MODEL = "model"
+BOTH = "client data, model"
+
+SURVEY = (
+    Figure("DeepSecure", "garbled circuits, CNN", 98.95, 10_649.0, 722_000.0, MODEL),
+    Figure("SecureML", "two-party computation, dense", 93.40, None, None, MODEL),
+    Figure("MiniONN", "two-party computation", 98.95, 1.04, 47.6, MODEL),
+    Figure("ABY3", "three-party computation", 94.00, 0.01, 5.2, MODEL),
+    Figure("ML Confidential", "levelled HE, dense", 95.00, 255.7, None, DATA),
+    Figure("CryptoNets", "levelled HE, CNN", 98.95, 697.0, 595.5, DATA),
+    Figure("Chabanne et al.", "HE, CNN with batch normalisation", 99.30, None, None, DATA),
+    Figure("E2DM", "HE, data and model encrypted", 98.10, 28.59, 17.48, BOTH),
+    Figure("PPDL via additive HE", "encrypted gradients", 97.00, 120.0, None, BOTH),
+    Figure("CryptoDL", "HE, deeper CNN", 99.52, 320.0, 336.7, DATA),
+    Figure("All-Convolutional Net", "HE", 98.97, 477.6, 361.6, DATA),
+    Figure("Multi-key FHE", "distributed multi-key HE", 99.73, None, None, DATA),
+    Figure("Gazelle", "HE and garbled circuits", None, 0.03, 0.5, BOTH),
+    Figure("TAPAS", "binary network, TFHE", 98.60, 147.0, None, BOTH),
+    Figure("FHE-DiNN", "binary network, TFHE", 96.35, 1.64, None, BOTH),
+)
+"""The survey that the project starts from; protection as it states it."""
+
+NEWER = (
+    Figure("LoLa", "HE, packed CNN", 98.95, 2.2, None, DATA, "8 cores"),
+    Figure("LoLa-Small", "HE, packed", 96.92, 0.29, None, DATA),
+    Figure("LoLa-Large", "HE, packed", 99.20, 14.4, None, DATA),
+    Figure("FHE-Benchmarking.org", "MNIST reference", None, 7.63, None, DATA),
+)
+
+
+def rows() -> Iterator[Row]:
+    """Every figure as a row of results."""
+    for figure in (*SURVEY, *NEWER):
+        yield {"kind": "published", "source": PUBLISHED, **figure._asdict()}

@@ -1,0 +1,150 @@
+"""Results to Markdown: one table for each kind of row, in the units that a reader thinks in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from benchmarks.measure import Row
+
+Column = tuple[str, Callable[[Row], str]]
+NOTHING = "–"
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """All tables for which there are rows, under the environment they were measured in."""
+    by_kind: dict[str, list[Row]] = {}
+    for row in rows:
+        by_kind.setdefault(str(row.get("kind")), []).append(row)
+    parts = [_environment(row) for row in by_kind.get("environment", [])]
+    if "tutorial" in by_kind:
+        found = sorted(by_kind["tutorial"], key=lambda row: float(row["cpu_ms"]))
+        parts += ["## One query, tutorial CNN, one core", _table(_TUTORIAL, found)]
+    if "tutorial" in by_kind:
+        parts += [_settings(by_kind["tutorial"])]
+    if "mnist" in by_kind:
+        parts += [
+            "## One query, the shipped MNIST network",
+            _table(_MNIST, by_kind["mnist"]),
+        ]
+    if "published" in by_kind:
+        beside = [*by_kind.get("mnist", []), *by_kind["published"]]
+        parts += [
+            "## Encrypted MNIST, beside published figures",
+            _table(_PUBLISHED, beside),
+        ]
+        parts += ["Published figures are of other hardware: compare per core, and with care."]
+    for row in by_kind.get("failure", []):
+        parts.append(f"**{row['system']}** ({row['source']}): not measured. {row['reason']}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _environment(row: Row) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in row["packages"].items())
+    vector = ", ".join(row["simd"]) or NOTHING
+    return (
+        f"Measured on {row['processor']}, {row['cores']} cores, {row['system']}; Python "
+        f"{row['python']}, {packages}; commit {row['commit'] or NOTHING}. "
+        f"Vector extensions: {vector}."
+    )
+
+
+def _settings(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        versions = ", ".join(f"{name} {number}" for name, number in row["version"].items())
+        lines.append(f"- {row['system']} ({versions or 'this checkout'}): {row['settings']}")
+    return "\n".join(lines)
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    lines = [[title for title, _ in columns], ["---"] * len(columns)]
+    lines += [[_shown(show, row) for _, show in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _shown(show: Callable[[Row], str], row: Row) -> str:
+    """A cell; a figure that a row does not have is a dash."""
+    try:
+        return show(row)
+    except (KeyError, TypeError):
+        return NOTHING
+
+
+def _plain(name: str) -> Callable[[Row], str]:
+    return lambda row: NOTHING if row[name] is None else str(row[name])
+
+
+def _number(name: str, digits: int, unit: float = 1.0) -> Callable[[Row], str]:
+    return lambda row: f"{float(row[name]) / unit:,.{digits}f}"
+
+
+def _milliseconds(name: str) -> Callable[[Row], str]:
+    """The median, between its quartiles."""
+    return lambda row: f"{row[name]:.1f} ({row[name + '_low']:.1f}–{row[name + '_high']:.1f})"
+
+
+def _labels(row: Row) -> str:
+    return f"{row['labels_equal']}/{row['queries']}"
+
+
+def _accuracy(row: Row) -> str:
+    return f"{row['accuracy_percent']:.2f} on {row['accuracy_images']:,}"
+
+
+def _seconds(row: Row) -> str:
+    """Elapsed seconds: published, or our own median."""
+    return f"{row['seconds'] if 'seconds' in row else row['wall_ms'] / 1e3:,.3g}"
+
+
+def _megabytes(row: Row) -> str:
+    """What crosses with one query, both ways, keys aside."""
+    if "megabytes" in row:
+        return f"{row['megabytes']:,.3g}"
+    return f"{(row['request_bytes'] + row['response_bytes']) / 1e6:,.3g}"
+
+
+def _hardware(row: Row) -> str:
+    return str(row["hardware"]) if "hardware" in row else f"{row['cores']} core"
+
+
+_TUTORIAL: Sequence[Column] = (
+    ("system", _plain("system")),
+    ("figure", _plain("source")),
+    ("CPU ms (quartiles)", _milliseconds("cpu_ms")),
+    ("times ours", _number("cpu_ratio_to_ours", 2)),
+    ("encrypt ms", _number("encrypt_cpu_ms", 1)),
+    ("server ms", _number("server_cpu_ms", 1)),
+    ("decrypt ms", _number("decrypt_cpu_ms", 1)),
+    ("wall ms", _number("wall_ms", 1)),
+    ("up kB", _number("request_bytes", 0, 1e3)),
+    ("down kB", _number("response_bytes", 0, 1e3)),
+    ("keys MB", _number("evaluation_key_bytes", 1, 1e6)),
+    ("labels equal", _labels),
+    ("largest logit error", _number("largest_logit_error", 4)),
+    ("security bits", _plain("security_bits")),
+)
+_MNIST: Sequence[Column] = (
+    ("system", _plain("system")),
+    ("figure", _plain("source")),
+    ("accuracy % in the clear", _accuracy),
+    ("labels equal, encrypted", _labels),
+    ("CPU ms (quartiles)", _milliseconds("cpu_ms")),
+    ("encrypt ms", _number("encrypt_cpu_ms", 1)),
+    ("server ms", _number("server_cpu_ms", 1)),
+    ("decrypt ms", _number("decrypt_cpu_ms", 1)),
+    ("up kB", _number("request_bytes", 0, 1e3)),
+    ("down kB", _number("response_bytes", 0, 1e3)),
+    ("keys MB", _number("evaluation_key_bytes", 1, 1e6)),
+    ("server memory MB, peak", _number("server_peak_bytes", 0, 1e6)),
+    ("security bits", _plain("security_bits")),
+)
+_PUBLISHED: Sequence[Column] = (
+    ("system", _plain("system")),
+    ("figure", _plain("source")),
+    ("technique", lambda row: str(row.get("technique", "CKKS, packed CNN"))),
+    ("accuracy %", _number("accuracy_percent", 2)),
+    ("seconds", _seconds),
+    ("MB", _megabytes),
+    ("hidden from the other side", _plain("protects")),
+    ("hardware", _hardware),
+)

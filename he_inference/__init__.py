@@ -1,0 +1,63 @@
+"""Encrypt and query a model: CKKS inference of networks with polynomial activations.
+
+    network  = he_inference.from_torch(module, example_input)     # nn.Module → Network
+    compiled = he_inference.compile(network)                      # → program, parameters, signature
+    print(compiled.summary())                                     # bytes, bits, milliseconds
+
+    client   = he_inference.Client(compiled.signature)            # makes and holds the keys
+    server   = he_inference.Server(compiled.program)              # sees ciphertexts only
+    server.register(client.evaluation_keys())
+    scores   = client.decrypt(server.evaluate(client.encrypt(x))) # bytes between them
+
+Who learns what: the server learns nothing of queries and answers; the client learns the answers
+and, if it takes the trouble, the weights (responses are not yet sanitised; see SECURITY.md).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from he_inference import nn as nn
+    from he_inference.client import Client as Client
+    from he_inference.compiler import Compiled as Compiled
+    from he_inference.compiler import compile as compile
+    from he_inference.errors import HEError as HEError
+    from he_inference.from_torch import from_torch as from_torch
+    from he_inference.network import Network as Network
+    from he_inference.network import load_network as load_network
+    from he_inference.parameters import Parameters as Parameters
+    from he_inference.program import Program as Program
+    from he_inference.program import Signature as Signature
+    from he_inference.program import load_program as load_program
+    from he_inference.program import load_signature as load_signature
+    from he_inference.remote import RemoteServer as RemoteServer
+    from he_inference.server import Server as Server
+
+_HOMES = {
+    "Client": "client",
+    "Compiled": "compiler",
+    "HEError": "errors",
+    "Network": "network",
+    "Parameters": "parameters",
+    "Program": "program",
+    "RemoteServer": "remote",
+    "Server": "server",
+    "Signature": "program",
+    "compile": "compiler",
+    "from_torch": "from_torch",
+    "load_network": "network",
+    "load_program": "program",
+    "load_signature": "program",
+}
+__all__ = [*sorted(_HOMES), "nn"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for and nothing else: torch and SEAL are heavy."""
+    if name == "nn":
+        return import_module("he_inference.nn")
+    if name in _HOMES:
+        value = getattr(import_module(f"he_inference.{_HOMES[name]}"), name)
+        globals()[name] = value  # a submodule of the same name may have been bound meanwhile
+        return value
+    raise AttributeError(f"module 'he_inference' has no attribute {name!r}")

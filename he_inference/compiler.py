@@ -1,0 +1,143 @@
+"""Network + wishes → program, parameters, signature.
+
+The passes, in order:
+
+1. merge     `affine`          everything between two activations becomes one matrix
+2. pack      `layouts.packed`  matrices become rotations and products over slots
+3. search    `search`          where to rescale, and the bits of every prime
+4. schedule  `schedule`        instructions with exact levels and scales
+5. check     `program.check`   levels and scales once more, by independent code
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from he_inference.affine import AffineStage, affine_stages
+from he_inference.backend import clear
+from he_inference.cost import Cost, cost
+from he_inference.errors import CompileError
+from he_inference.layouts.packed import pack
+from he_inference.network import Network, check_batch
+from he_inference.nodes import Array
+from he_inference.parameters import MAX_LOG_MODULUS, Parameters
+from he_inference.program import Program, Signature, check
+from he_inference.search import EXAMPLES, Search
+
+LAYOUTS = ("packed",)
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A program, and what people want to know of it before any key is made."""
+
+    network: Network
+    program: Program
+    cost: Cost
+
+    @property
+    def parameters(self) -> Parameters:
+        return self.program.parameters
+
+    @property
+    def signature(self) -> Signature:
+        return self.program.signature
+
+    def simulate(self, x: npt.ArrayLike, *, seed: int = 0) -> Array:
+        """What encrypted queries would answer, noise included, without encrypting.
+
+        x: (batch, *input_shape); returns (batch, outputs). Thousands of queries a few seconds.
+        """
+        return clear.simulate(self.program, check_batch(x, self.network.input_shape), seed)
+
+    def summary(self) -> str:
+        """A few lines for people: ring, modulus, levels, rotations, bytes, precision, time."""
+        p, c, program = self.parameters, self.cost, self.program
+        bits = " + ".join(str(prime.bit_length()) for prime in p.data_primes)
+        lines = [
+            f"ring          N = {p.ring_degree}, {p.slots} slots",
+            f"modulus       log2 q = {p.total_bits} of {MAX_LOG_MODULUS[p.ring_degree]} bits "
+            f"({bits} | {p.special_prime.bit_length()}), "
+            f"{self.signature.security_bits}-bit security",
+            f"levels        {len(p.data_primes)} primes, {program.count('rescale')} rescalings",
+            f"operations    {program.count('rotate')} rotations, "
+            f"{program.count('multiply_plain')} products with weights, "
+            f"{program.count('multiply')} products of ciphertexts",
+            f"keys          {len(self.signature.keys.levels)} "
+            f"({len(self.signature.keys.rotations)} rotation steps), "
+            f"{c.key_bytes / 1e6:.2f} MB once",
+            f"a query       {c.upload_bytes / 1e3:.1f} kB up, {c.download_bytes / 1e3:.1f} kB down",
+            f"precision     {self.signature.precision_bits:.1f} bits of the largest answer",
+            f"time          about {c.client_ms:.0f} ms client, {c.server_ms:.0f} ms server",
+        ]
+        return "\n".join(lines)
+
+
+def compile(
+    network: Network,
+    *,
+    layout: str = "packed",
+    precision: float = 10.0,
+    examples: npt.ArrayLike | None = None,
+) -> Compiled:
+    """Choose ring, primes, scales, levels and rotations for a network, at 128-bit security.
+
+    layout: "packed", one query in the slots of one ciphertext.
+    precision: bits; the root mean square error of answers is at most 2^-precision times the
+        largest answer on the examples.
+    examples: typical queries (batch, *input_shape), by which magnitudes are judged. Answers up to
+        2^3 times larger than theirs are safe. Without them synthetic queries in the network's
+        input range are used. They are not kept.
+
+    Raises `CompileError` where it does not fit, naming the smallest change that would.
+    """
+    if layout not in LAYOUTS:
+        raise CompileError(f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}")
+    if not 1 <= precision <= 40:
+        raise CompileError(f"precision {precision} bits: expected 1 to 40")
+    batch = _examples(network, examples)
+    magnitudes = [float(np.abs(value).max()) for value in network.trace(batch)]
+    stages = affine_stages(network, magnitudes)
+    for number, stage in enumerate(stages, 1):
+        if not any(matrix.nnz for matrix in stage.terms.values()):
+            raise CompileError(f"layer {number} does not depend on the query")
+    values = _values(stages, batch)
+    shortfalls: list[str] = []
+    for degree in MAX_LOG_MODULUS:
+        try:
+            plan = pack(stages, degree // 2)
+        except CompileError as error:
+            shortfalls.append(f"N = {degree}: {error}")
+            continue
+        found = Search(network, plan, degree, values, batch, precision).run()
+        if isinstance(found, Program):
+            check(found)
+            return Compiled(network, found, cost(found))
+        shortfalls.append(f"N = {degree}: {found}")
+    listing = "\n".join(f"  {line}" for line in shortfalls)
+    raise CompileError(f"the network does not fit at {precision:g} bits of precision:\n{listing}")
+
+
+def _examples(network: Network, examples: npt.ArrayLike | None) -> Array:
+    """A few queries to judge magnitudes by: the caller's, or noise of three kinds."""
+    if examples is not None:
+        return check_batch(examples, network.input_shape)[: 32 * EXAMPLES]
+    low, high = network.input_range
+    rng = np.random.default_rng(0)
+    dense = rng.uniform(low, high, (EXAMPLES, *network.input_shape))
+    sparse = np.where(rng.random(dense.shape) < 0.2, dense, np.clip(0.0, low, high))
+    edges = np.where(rng.random(dense.shape) < 0.5, low, high)
+    return np.concatenate([dense, sparse, edges])
+
+
+def _values(stages: Sequence[AffineStage], batch: Array) -> list[Array]:
+    """Stage values (batch, size) on the examples; entry 0 is the query itself."""
+    values = [batch.reshape(len(batch), -1)]
+    for stage in stages:
+        total = np.zeros((len(batch), stage.size)) + stage.offset
+        for (source, power), matrix in stage.terms.items():
+            total += (matrix @ (values[source] ** power).T).T
+        values.append(total)
+    return values

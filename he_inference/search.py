@@ -1,0 +1,176 @@
+"""The cheapest choice of places to rescale, and of primes, that holds the precision asked for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from math import ceil, log2
+from secrets import token_bytes
+
+import numpy as np
+import numpy.typing as npt
+
+from he_inference.backend import clear
+from he_inference.cost import instruction_ms
+from he_inference.errors import ParameterError
+from he_inference.layouts.packed import PackedPlan
+from he_inference.network import Network
+from he_inference.nodes import Array
+from he_inference.noise import NoiseModel
+from he_inference.parameters import Parameters
+from he_inference.program import Instruction, KeyPlan, Program, Signature
+from he_inference.schedule import Choice, Magnitude, MisfitError, Scales, emit, powers_needed
+
+MAX_CHOICES = 12
+"""Up to so many products every subset of places to rescale is tried."""
+EXAMPLES = 16
+WAIST_BITS = range(17, 45)
+WEIGHT_BITS = (24, 22, 20, 18, 17, 16, 15, 14, 13, 12)
+"""Sizes tried for scaled values after a rescaling, and for encoded weights."""
+
+
+class Search:
+    """Pass 3: the cheapest choice that holds the precision."""
+
+    def __init__(
+        self,
+        network: Network,
+        plan: PackedPlan,
+        degree: int,
+        values: Sequence[Array],
+        batch: Array,
+        precision: float,
+    ) -> None:
+        self._network, self._plan, self._degree = network, plan, degree
+        self._batch, self._precision = batch[-EXAMPLES:], precision
+        powers = powers_needed(plan)
+        self._magnitudes = {
+            (stage, power): Magnitude.of(values[stage] ** power)
+            for stage, wanted in enumerate(powers)
+            for power in (1, *wanted)
+        }
+        self._products = sum(map(len, powers)) + len(plan.stages)
+
+    def run(self) -> Program | str:
+        """A program, or why there is none."""
+        best, reason = -1.0, "no choice of primes fits"
+        for pattern in sorted(self._patterns(), key=self._price):
+            try:
+                choices = self._fitting(pattern)
+            except MisfitError as misfit:
+                reason = str(misfit)
+                continue
+            programs = filter(None, map(self._realise, choices))
+            program = max(programs, key=lambda p: p.signature.precision_bits, default=None)
+            if program and program.signature.precision_bits >= self._precision:
+                return program
+            best = max(best, program.signature.precision_bits if program else -1.0)
+        if best >= 0:
+            return f"the best precision is {best:.1f} bits: ask for at most that (precision=…)"
+        return f"{reason}: use fewer activations or a lower precision"
+
+    def _patterns(self) -> Iterator[tuple[bool, ...]]:
+        if self._products <= MAX_CHOICES:
+            yield from product((True, False), repeat=self._products)
+        else:
+            yield (True,) * self._products
+
+    def _scales(self, choice: Choice, primes: Sequence[int] | None = None) -> Scales:
+        return Scales(self._plan, self._magnitudes, choice, primes)
+
+    def _price(self, pattern: tuple[bool, ...]) -> float:
+        """Estimated milliseconds, which depend on where one rescales and hardly on the bits."""
+        instructions, _ = emit(self._scales(Choice(pattern, WAIST_BITS[-1], WEIGHT_BITS[0])))
+        return sum(instruction_ms(i, self._degree) for i in instructions)
+
+    def _fitting(self, pattern: tuple[bool, ...]) -> list[Choice]:
+        """For each size of weights the largest waist that fits; raises the last `MisfitError`."""
+        fitting: list[Choice] = []
+        misfit = MisfitError("no choice of primes fits")
+        for weight in WEIGHT_BITS:
+            for waist in reversed(WAIST_BITS):
+                choice = Choice(pattern, waist, weight)
+                try:
+                    self._scales(choice).literal(self._degree)
+                except MisfitError as error:
+                    misfit = error
+                    continue
+                fitting.append(choice)
+                break
+        if not fitting:
+            raise misfit
+        return fitting
+
+    def _realise(self, choice: Choice) -> Program | None:
+        """Find the primes, emit with exact scales, measure the precision by simulation."""
+        try:
+            parameters = self._scales(choice).literal(self._degree).resolve()
+        except (ParameterError, MisfitError):
+            return None
+        instructions, vectors = emit(self._scales(choice, parameters.data_primes))
+        noise = NoiseModel(parameters)
+        whole = parameters.data_primes[0].bit_length()
+        signature = Signature(
+            identity=token_bytes(16),
+            parameters=parameters,
+            input_shape=self._network.input_shape,
+            input_range=self._network.input_range,
+            input_scale=instructions[0].scale,
+            gather=self._plan.input.gather,
+            output_slots=_quietest(self._plan, noise),
+            output_scale=instructions[-1].scale,
+            keys=_key_plan(instructions),
+            response_bits=(whole, whole),
+            precision_bits=0.0,
+            resolution=1.0,
+        )
+        program = Program(signature, instructions, vectors)
+        error, largest = self._measure(program)
+        signature = replace(
+            signature,
+            response_bits=_response_bits(parameters, noise, error * signature.output_scale),
+            precision_bits=round(log2(largest / error), 2),
+            resolution=2.0 ** ceil(log2(error)),
+        )
+        return replace(program, signature=signature)
+
+    def _measure(self, program: Program) -> tuple[float, float]:
+        """Root mean square error of simulated answers, and the largest answer."""
+        expected = self._network.evaluate(self._batch)
+        error = clear.simulate(program, self._batch, 0) - expected
+        deviation = float(np.sqrt(np.mean(np.square(error))))
+        largest = float(np.abs(expected).max())
+        return max(deviation, 1e-300), max(largest, deviation, 1e-300)
+
+
+def _response_bits(parameters: Parameters, noise: NoiseModel, error: float) -> tuple[int, int]:
+    """Bits of c0 and c1 to keep: cutting the rest adds at most 1/16 to the error's variance.
+
+    error: root mean square error of answers, in units of the encoded value.
+    """
+    whole = parameters.data_primes[0].bit_length()
+    cuts = [
+        max((k for k in range(whole) if noise.cut((k, 0) if first else (0, k)) <= error**2 / 32),
+            default=0)
+        for first in (True, False)
+    ]  # fmt: skip
+    return whole - cuts[0], whole - cuts[1]
+
+
+def _quietest(plan: PackedPlan, noise: NoiseModel) -> npt.NDArray[np.int64]:
+    """Among the copies of each answer, the slot with the least key-switching noise."""
+    layout = plan.stages[-1].layout
+    copies = layout.positions[:, None] + np.arange(0, plan.slots, layout.period)[None, :]
+    best = noise.key_switch(1)[copies].argmin(axis=1)
+    return np.asarray(copies[np.arange(len(copies)), best], dtype=np.int64)
+
+
+def _key_plan(instructions: Sequence[Instruction]) -> KeyPlan:
+    """Every key at the highest level at which it is used."""
+    rotations: dict[int, int] = {}
+    relinearisation = 0
+    for i in instructions:
+        if i.operation == "rotate":
+            rotations[i.step] = max(rotations.get(i.step, 0), i.level)
+        if i.operation == "relinearise":
+            relinearisation = max(relinearisation, i.level)
+    return KeyPlan(relinearisation, tuple(sorted(rotations.items())))

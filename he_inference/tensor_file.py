@@ -1,0 +1,55 @@
+"""Reading our safetensors files, which may come from anybody: limits first, nothing executed."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from he_inference.errors import ModelFileError
+
+MAX_FILE_BYTES = 1 << 30
+MALFORMED = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
+"""What taking apart a hostile JSON value may raise."""
+
+
+def read_tensors(
+    path: str | Path, expected_format: str, version: int
+) -> tuple[dict[str, str], dict[str, npt.NDArray[np.float64]]]:
+    """Metadata and float64 tensors of one of our safetensors files, or `ModelFileError`."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ModelFileError(f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            _check_format(path, metadata, expected_format, version)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path}: not a safetensors file: {error}") from None
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (np.float32, np.float64):
+            raise ModelFileError(f"{path}: tensor {name} is {tensor.dtype}, expected float32 or 64")
+    return metadata, {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+
+
+def _check_format(path: Path, metadata: dict[str, str], expected: str, version: int) -> None:
+    found = metadata.get("format", "no format at all")
+    if found != expected:
+        raise ModelFileError(f"{path}: expected a {expected} file, found {found[:60]!r}")
+    if metadata.get("version") != str(version):
+        raise ModelFileError(
+            f"{path}: version {metadata.get('version')!r}, this release reads version {version}: "
+            "make the file again with this release"
+        )

@@ -1,0 +1,265 @@
+"""Messages between client and server: the only reader of foreign bytes.
+
+    message  = header · body · checksum
+    header   = "STVC" · version u16 · kind u16 · digest of the signature (32 bytes)
+    checksum = BLAKE2b-128 of all that precedes it
+
+All integers are little-endian. Once the signature is known every length is known, so a message is
+measured against the one length that it may have before anything is allocated. Residues are packed
+with as many bits as their prime has, and every one is checked to be below its prime. The checksum
+finds damage, not malice: against people in between use TLS.
+"""
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from he_inference.cost import SEED_BYTES, key_primes
+from he_inference.errors import MessageError, WrongProgram
+from he_inference.program import Signature
+
+Residues = npt.NDArray[np.uint64]
+
+MAGIC = b"STVC"
+VERSION = 1
+MAX_QUERIES = 1024
+"""Queries that one message may carry."""
+KEY_ID_BYTES = 16
+CHECKSUM_BYTES = 16
+_HEADER = struct.Struct("<4sHH32s")
+_COUNT = struct.Struct("<I")
+
+
+class Kind(IntEnum):
+    EVALUATION_KEYS = 1
+    QUERY = 2
+    ANSWER = 3
+
+
+class Seeded(NamedTuple):
+    """A ciphertext of which one polynomial is drawn from a seed.
+
+    residues: (primes, N), the polynomial that is not. seed: 64 bytes.
+    """
+
+    residues: Residues
+    seed: bytes
+
+
+@dataclass(frozen=True)
+class Query:
+    """Encrypted inputs, and the name of the keys that go with them."""
+
+    key_id: bytes
+    ciphertexts: tuple[Seeded, ...]
+
+
+SwitchingKey = tuple[Seeded, ...]
+"""One evaluation key: a seeded ciphertext per digit."""
+
+
+def write_keys(signature: Signature, keys: Sequence[SwitchingKey]) -> bytes:
+    """All evaluation keys in the order of `KeyPlan.levels`."""
+    parts: list[bytes] = []
+    for level, digits in zip(signature.keys.levels, keys, strict=True):
+        primes = key_primes(signature.parameters, level)
+        parts.extend(_write_seeded(digit, primes) for digit in digits)
+    return _seal(Kind.EVALUATION_KEYS, signature, parts)
+
+
+def read_keys(signature: Signature, message: bytes) -> list[SwitchingKey]:
+    """The reverse of `write_keys`; raises `MessageError`."""
+    parameters = signature.parameters
+    sizes = [
+        (level, _seeded_bytes(key_primes(parameters, level), parameters.ring_degree))
+        for level in signature.keys.levels
+    ]
+    body = _open(Kind.EVALUATION_KEYS, signature, message, sum(n * size for n, size in sizes))
+    reader = _Reader(body, parameters.ring_degree)
+    return [
+        tuple(reader.seeded(key_primes(parameters, level)) for _ in range(level))
+        for level in signature.keys.levels
+    ]
+
+
+def key_id(message: bytes) -> bytes:
+    """The name of a set of evaluation keys: a digest of their message, so nobody can take it."""
+    return hashlib.sha256(message).digest()[:KEY_ID_BYTES]
+
+
+def write_query(signature: Signature, query: Query) -> bytes:
+    primes = signature.parameters.data_primes
+    parts = [query.key_id, _COUNT.pack(len(query.ciphertexts))]
+    parts.extend(_write_seeded(ciphertext, primes) for ciphertext in query.ciphertexts)
+    return _seal(Kind.QUERY, signature, parts)
+
+
+def read_query(signature: Signature, message: bytes) -> Query:
+    """The reverse of `write_query`; raises `MessageError`."""
+    primes, degree = signature.parameters.data_primes, signature.parameters.ring_degree
+    fixed, each = KEY_ID_BYTES + _COUNT.size, _seeded_bytes(primes, degree)
+    count = _count(message, Kind.QUERY, signature, KEY_ID_BYTES)
+    body = _open(Kind.QUERY, signature, message, fixed + count * each)
+    reader = _Reader(body[fixed:], degree)
+    ciphertexts = tuple(reader.seeded(primes) for _ in range(count))
+    return Query(bytes(body[:KEY_ID_BYTES]), ciphertexts)
+
+
+def write_answer(signature: Signature, answers: Sequence[Residues]) -> bytes:
+    """answers: (2, N) coefficients modulo the first prime each, their low bits still on."""
+    parts = [_COUNT.pack(len(answers))]
+    for answer in answers:
+        for polynomial, cut, bits in zip(
+            answer, signature.cut_bits, signature.response_bits, strict=True
+        ):
+            parts.append(pack(_shift_down(polynomial, cut, bits), bits))
+    return _seal(Kind.ANSWER, signature, parts)
+
+
+def read_answer(signature: Signature, message: bytes) -> list[Residues]:
+    """The reverse of `write_answer`, up to the bits cut; raises `MessageError`."""
+    degree, prime = signature.parameters.ring_degree, signature.parameters.data_primes[0]
+    each = sum(signature.response_bits) * degree // 8
+    count = _count(message, Kind.ANSWER, signature, 0)
+    body = _open(Kind.ANSWER, signature, message, _COUNT.size + count * each)
+    reader = _Reader(body[_COUNT.size :], degree)
+    answers = []
+    for _ in range(count):
+        polynomials = [
+            (reader.packed(bits) << np.uint64(cut)) % np.uint64(prime)
+            for cut, bits in zip(signature.cut_bits, signature.response_bits, strict=True)
+        ]
+        answers.append(np.stack(polynomials))
+    return answers
+
+
+def _shift_down(values: Residues, cut: int, bits: int) -> Residues:
+    """Drop low bits, rounding; the largest values stay below 2^bits."""
+    if cut == 0:
+        return values
+    half = np.uint64(1 << (cut - 1))
+    rounded: Residues = (values + half) >> np.uint64(cut)
+    return np.minimum(rounded, np.uint64((1 << bits) - 1))
+
+
+def _seal(kind: Kind, signature: Signature, parts: Sequence[bytes]) -> bytes:
+    message = b"".join((_HEADER.pack(MAGIC, VERSION, kind, signature.digest), *parts))
+    return message + _checksum(message)
+
+
+def _checksum(data: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest()
+
+
+def _check_header(message: bytes, kind: Kind, signature: Signature) -> None:
+    if len(message) < _HEADER.size + CHECKSUM_BYTES:
+        raise MessageError(f"a message of {len(message)} bytes is truncated before its header ends")
+    magic, version, found, digest = _HEADER.unpack_from(message)
+    if magic != MAGIC:
+        raise MessageError(f"not a message of this protocol: expected {MAGIC!r}, found {magic!r}")
+    if version != VERSION:
+        raise MessageError(f"protocol version {version}: this release speaks version {VERSION}")
+    if found != kind:
+        name = Kind(found).name if found in list(Kind) else str(found)
+        raise MessageError(f"expected a message of kind {kind.name}, found {name}")
+    if not hmac.compare_digest(digest, signature.digest):
+        raise WrongProgram(
+            f"the message is for signature {digest.hex()[:16]}…, this side has "
+            f"{signature.digest.hex()[:16]}…: fetch the signature again and make new keys"
+        )
+
+
+def _count(message: bytes, kind: Kind, signature: Signature, offset: int) -> int:
+    _check_header(message, kind, signature)
+    start = _HEADER.size + offset
+    if len(message) < start + _COUNT.size + CHECKSUM_BYTES:
+        raise MessageError(f"a message of {len(message)} bytes is truncated before its count")
+    count = int(_COUNT.unpack_from(message, start)[0])
+    if not 1 <= count <= MAX_QUERIES:
+        raise MessageError(f"a message with {count} queries: expected 1 to {MAX_QUERIES}")
+    return count
+
+
+def _open(kind: Kind, signature: Signature, message: bytes, length: int) -> memoryview:
+    """The body of a message of exactly this length, its checksum compared."""
+    _check_header(message, kind, signature)
+    expected = _HEADER.size + length + CHECKSUM_BYTES
+    if len(message) != expected:
+        problem = "truncated" if len(message) < expected else "too long"
+        raise MessageError(
+            f"the {kind.name.lower().replace('_', ' ')} message is {problem}: expected {expected} "
+            f"bytes, found {len(message)}"
+        )
+    view = memoryview(message)
+    if not hmac.compare_digest(_checksum(view[:-CHECKSUM_BYTES]), view[-CHECKSUM_BYTES:]):
+        raise MessageError(
+            "the message was damaged on the way: its checksum differs; send it again"
+        )
+    return view[_HEADER.size : -CHECKSUM_BYTES]
+
+
+def _seeded_bytes(primes: Sequence[int], degree: int) -> int:
+    return SEED_BYTES + sum(p.bit_length() for p in primes) * degree // 8
+
+
+def _write_seeded(ciphertext: Seeded, primes: Sequence[int]) -> bytes:
+    rows = zip(ciphertext.residues, primes, strict=True)
+    return ciphertext.seed + b"".join(pack(row, prime.bit_length()) for row, prime in rows)
+
+
+class _Reader:
+    """Takes a body apart from front to back; its length was checked before."""
+
+    def __init__(self, body: memoryview, degree: int) -> None:
+        self._body, self._degree, self._at = body, degree, 0
+
+    def packed(self, bits: int) -> Residues:
+        return unpack(self._take(bits * self._degree // 8), bits)
+
+    def seeded(self, primes: Sequence[int]) -> Seeded:
+        seed = bytes(self._take(SEED_BYTES))
+        return Seeded(np.stack(list(self._rows(primes))), seed)
+
+    def _rows(self, primes: Sequence[int]) -> Iterator[Residues]:
+        for prime in primes:
+            row = self.packed(prime.bit_length())
+            if row.max() >= prime:
+                raise MessageError(f"a residue of {row.max()} is not below its prime {prime}")
+            yield row
+
+    def _take(self, length: int) -> memoryview:
+        part = self._body[self._at : self._at + length]
+        self._at += length
+        return part
+
+
+def pack(values: Residues, bits: int) -> bytes:
+    """Values below 2^bits, as many as a multiple of 64, → bits/8 bytes each, little-endian."""
+    lanes = values.reshape(-1, 64)
+    words = np.zeros((len(lanes), bits), dtype="<u8")
+    for lane in range(64):
+        word, shift = divmod(lane * bits, 64)
+        words[:, word] |= lanes[:, lane] << np.uint64(shift)
+        if shift + bits > 64:
+            words[:, word + 1] |= lanes[:, lane] >> np.uint64(64 - shift)
+    return words.tobytes()
+
+
+def unpack(data: bytes | memoryview, bits: int) -> Residues:
+    """The reverse of `pack`."""
+    words = np.frombuffer(data, dtype="<u8").reshape(-1, bits)
+    lanes = np.empty((len(words), 64), dtype=np.uint64)
+    for lane in range(64):
+        word, shift = divmod(lane * bits, 64)
+        lanes[:, lane] = words[:, word] >> np.uint64(shift)
+        if shift + bits > 64:
+            lanes[:, lane] |= words[:, word + 1] << np.uint64(64 - shift)
+    lanes &= np.uint64((1 << bits) - 1)
+    return lanes.reshape(-1)
