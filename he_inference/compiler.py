@@ -79,7 +79,7 @@ def compile(
     network: Network,
     *,
     layout: str = "packed",
-    precision: float = 10.0,
+    precision: float = 8.0,
     examples: npt.ArrayLike | None = None,
 ) -> Compiled:
     """Choose ring, primes, scales, levels and rotations for a network, at 128-bit security.

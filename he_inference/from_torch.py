@@ -112,7 +112,7 @@ def _trace(module: nn.Module) -> fx.Graph:
     root = module if not _is_single_layer(module) else nn.Sequential(module)
     try:
         return _Tracer().trace(root)
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+    except (fx.proxy.TraceError, TypeError, RuntimeError, NameError) as error:
         raise UnsupportedModel(
             [f"{type(module).__name__} cannot be traced: {error}. Write its forward without "
              "branches on data, or as nn.Sequential"]
@@ -163,8 +163,9 @@ class _Translator:
                 self._visit(step)
             except _Refusal as refusal:
                 self._faults.append(str(refusal))
-                if step.all_input_nodes:  # go on behind it, to find the other faults too
-                    self._known[step] = self._known.get(step.all_input_nodes[0], 0)
+                # Go on behind it as if it were not there, to find the other faults too.
+                known = [self._known[s] for s in step.all_input_nodes if s in self._known]
+                self._known[step] = known[0] if known else 0
         if self._faults:
             raise UnsupportedModel(self._faults)
         return self._nodes

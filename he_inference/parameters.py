@@ -149,7 +149,7 @@ def _candidates(ring_degree: int, bits: int) -> Iterator[int]:
     return iter(range(top - step + 1, bottom, -step))
 
 
-_WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
+_WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
 
 
 def is_prime(n: int) -> bool:

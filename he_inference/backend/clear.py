@@ -91,23 +91,19 @@ def _run(
 
 
 def _apply(instruction: Instruction, read: list[Array], slots: Array, vectors: Array) -> Array:
+    result = read[0] if read else slots
     match instruction.operation:
-        case "input":
-            return slots
         case "rotate":
-            return np.roll(read[0], -instruction.step, axis=1)
+            result = np.roll(result, -instruction.step, axis=1)
         case "multiply_plain":
-            product: Array = read[0] * vectors[instruction.vector]
-            return product
+            result = result * vectors[instruction.vector]
         case "add_plain":
-            total: Array = read[0] + vectors[instruction.vector]
-            return total
+            result = result + vectors[instruction.vector]
         case "add":
-            return read[0] + read[1]
+            result = result + read[1]
         case "multiply":
-            return read[0] * read[1]
-        case _:
-            return read[0]
+            result = result * read[1]
+    return result
 
 
 def _deviations(program: Program, noise: NoiseModel | None) -> Iterator[Array | float | None]:

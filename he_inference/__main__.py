@@ -1,0 +1,372 @@
+"""`he-inference`: one verb for each role in an encrypted query.
+
+train ─▸ compile ─▸ keygen ─▸ encrypt ─▸ evaluate ─▸ decrypt      with files in between
+                └─▸ serve  ◂─▸ query                              over HTTP
+demo                                                              all of it, on this machine
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import process_time
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import he_inference
+from he_inference.errors import HEError, InputError
+from workloads.datasets import DatasetError
+from workloads.demo import Report, run_demo
+from workloads.images import read_images
+from workloads.pictures import terminal_digits
+
+USER_ERROR = 2
+
+app = typer.Typer(
+    help="Ask a model without showing it your data.",
+    epilog="Try it all at once: he-inference demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+_notes = Console(stderr=True)
+_out = Console()
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+SignatureFile = Annotated[Path, typer.Argument(help="Signature that `compile` wrote.")]
+SecretFile = Annotated[Path, typer.Argument(help="Secret key that `keygen` wrote.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+Images = Annotated[
+    list[Path], typer.Argument(help="Pictures (png, …), .npy arrays, IDX files, or folders.")
+]
+
+
+def _report(values: dict[str, Any], text: str, as_json: bool) -> None:
+    """The result: for a machine, or for a person."""
+    if as_json:
+        sys.stdout.write(json.dumps(values) + "\n")
+    else:
+        _out.print(text, highlight=False, markup=False)
+
+
+@contextmanager
+def _bar(quiet: bool, unit: str) -> Iterator[Progress]:
+    """A progress bar with the time to go, on stderr so that results can be piped."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_notes, disable=quiet, transient=True) as progress:
+        yield progress
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def signature_path(program: Path) -> Path:
+    """Where `compile` puts the public part of a program."""
+    return program.with_name(program.name + ".signature")
+
+
+@app.command(
+    epilog="Example: he-inference train --architecture mnist-cnn --output mnist.safetensors"
+)
+def train(
+    output: Output,
+    architecture: Annotated[str, typer.Option(help="mnist-cnn, tutorial-cnn or cryptonets.")] = (
+        "mnist-cnn"
+    ),
+    epochs: Annotated[int | None, typer.Option(help="Default: what the recipe says.")] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal networks.")] = 0,
+    data: Annotated[Path | None, typer.Option(help="Folder with the MNIST files.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a network that survives encryption, on MNIST, with a ReLU network as teacher."""
+    import torch
+
+    from workloads.datasets import mnist
+    from workloads.fitting import FittingError, fitting_progress, train_mnist
+
+    torch.set_num_threads(1)  # steps are small: a second thread costs more than it brings
+    if not output.parent.is_dir():
+        raise InputError(f"{output.parent} is not a folder: nothing could be saved there")
+    splits = mnist(data)
+    try:
+        if as_json:
+            module, result = train_mnist(architecture, epochs=epochs, seed=seed, data=splits)
+        else:
+            with fitting_progress() as progress:
+                module, result = train_mnist(
+                    architecture, epochs=epochs, seed=seed, data=splits, progress=progress
+                )
+    except FittingError as error:
+        raise InputError(str(error)) from None
+    he_inference.from_torch(module, splits.train.images[:64]).save(output)
+    values = {
+        "model": str(output),
+        "architecture": architecture,
+        "test_accuracy": result.test_accuracy,
+        "teacher_accuracy": result.teacher_accuracy,
+        "seconds": result.seconds,
+    }
+    text = f"{output}: {result.test_accuracy:.2%} of the test images, {result.seconds:.0f} s"
+    _report(values, text, as_json)
+
+
+@app.command(
+    name="compile",
+    epilog="Example: he-inference compile mnist.safetensors --output mnist.program",
+)
+def compile_(
+    model: Annotated[Path, typer.Argument(help="Network saved by `train` or Network.save.")],
+    output: Output,
+    precision: Annotated[float, typer.Option(help="Bits of the answers to hold.")] = 8.0,
+    examples: Annotated[
+        Path | None, typer.Option(help="Typical queries, to judge magnitudes by; not kept.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compile a network for encryption: a program for the server, a signature for clients."""
+    network = he_inference.load_network(model)
+    typical = None if examples is None else read_images([examples], network.input_shape)
+    with _notes.status("choosing parameters …"):
+        compiled = he_inference.compile(network, precision=precision, examples=typical)
+    try:
+        compiled.program.save(output)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error.strerror or error}") from None
+    _write(signature_path(output), compiled.signature.to_bytes())
+    parameters, cost = compiled.parameters, compiled.cost
+    values = {
+        "program": str(output),
+        "signature": str(signature_path(output)),
+        "ring_degree": parameters.ring_degree,
+        "modulus_bits": parameters.total_bits,
+        "security_bits": compiled.signature.security_bits,
+        "rotations": compiled.program.count("rotate"),
+        "precision_bits": compiled.signature.precision_bits,
+        "upload_bytes": cost.upload_bytes,
+        "download_bytes": cost.download_bytes,
+        "key_bytes": cost.key_bytes,
+        "client_ms": cost.client_ms,
+        "server_ms": cost.server_ms,
+    }
+    files = f"{output} (for the server) and {signature_path(output)} (for clients)"
+    _report(values, f"{compiled.summary()}\nwritten       {files}", as_json)
+
+
+@app.command(
+    epilog="Example: he-inference keygen mnist.program.signature --secret my.key "
+    "--evaluation my.evaluation"
+)
+def keygen(
+    signature: SignatureFile,
+    secret: Annotated[Path, typer.Option(help="New file for the secret key (mode 0600).")],
+    evaluation: Annotated[Path, typer.Option(help="File for the keys that the server gets.")],
+    as_json: Json = False,
+) -> None:
+    """Make keys: a secret one that stays here, evaluation keys for the server."""
+    client = he_inference.Client(he_inference.load_signature(signature))
+    keys = client.evaluation_keys()
+    client.save(secret)
+    _write(evaluation, keys)
+    values = {"key_id": client.key_id, "key_bytes": len(keys), "secret": str(secret)}
+    text = (
+        f"key {client.key_id}\n{secret} stays on this machine; {evaluation} "
+        f"({len(keys) / 1e6:.2f} MB) goes to the server"
+    )
+    _report(values, text, as_json)
+
+
+@app.command(
+    epilog="Example: he-inference encrypt mnist.program.signature my.key digit.png -o query.bin"
+)
+def encrypt(
+    signature: SignatureFile,
+    secret: SecretFile,
+    images: Images,
+    output: Output,
+    as_json: Json = False,
+) -> None:
+    """Encrypt queries into one message."""
+    client = he_inference.Client.load(secret, he_inference.load_signature(signature))
+    queries = read_images(images, client.signature.input_shape)
+    message = client.encrypt(queries)
+    _write(output, message)
+    values = {"queries": len(queries), "bytes": len(message)}
+    _report(values, f"{output}: {len(queries)} queries, {len(message) / 1e3:.1f} kB", as_json)
+
+
+@app.command(
+    epilog="Example: he-inference evaluate mnist.program my.evaluation query.bin -o answer.bin"
+)
+def evaluate(
+    program: Annotated[Path, typer.Argument(help="Program that `compile` wrote.")],
+    evaluation: Annotated[Path, typer.Argument(help="Evaluation keys from `keygen`.")],
+    query: Annotated[Path, typer.Argument(help="Message from `encrypt`.")],
+    output: Output,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a message of queries without seeing them."""
+    server = he_inference.Server(program)
+    server.register(_read(evaluation))
+    started = process_time()
+    answer = server.evaluate(_read(query))
+    milliseconds = 1e3 * (process_time() - started)
+    _write(output, answer)
+    values = {"bytes": len(answer), "server_ms": milliseconds}
+    _report(values, f"{output}: {len(answer) / 1e3:.1f} kB, {milliseconds:.0f} ms", as_json)
+
+
+@app.command(epilog="Example: he-inference decrypt mnist.program.signature my.key answer.bin")
+def decrypt(
+    signature: SignatureFile,
+    secret: SecretFile,
+    answer: Annotated[Path, typer.Argument(help="Message from `evaluate`.")],
+    as_json: Json = False,
+) -> None:
+    """Decrypt an answer: a label and rounded scores for every query."""
+    client = he_inference.Client.load(secret, he_inference.load_signature(signature))
+    _report_scores(client.decrypt(_read(answer)), {}, as_json)
+
+
+def _report_scores(scores: Any, more: dict[str, Any], as_json: bool) -> None:
+    labels = [int(label) for label in np.argmax(scores, axis=1)]
+    rows = [
+        f"{number:>5}  {label:>5}  " + " ".join(f"{score:8.3f}" for score in row[:10])
+        for number, (label, row) in enumerate(zip(labels, scores, strict=True))
+    ]
+    text = "\n".join(["query  label  scores", *rows])
+    _report({"labels": labels, "scores": scores.tolist(), **more}, text, as_json)
+
+
+@app.command(epilog="Example: he-inference serve mnist.program --port 8443")
+def serve(
+    program: Annotated[Path, typer.Argument(help="Program that `compile` wrote.")],
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8443,
+    workers: Annotated[int | None, typer.Option(help="Processes; one a core.")] = None,
+    max_batch: Annotated[int, typer.Option(help="Queries that one message may hold.")] = 256,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file, for TLS.")] = None,
+    private_key: Annotated[Path | None, typer.Option(help="PEM file, for TLS.")] = None,
+    insecure_plain_http: Annotated[
+        bool, typer.Option(help="Serve other machines without TLS.")
+    ] = False,
+) -> None:
+    """Serve a program over HTTP until told to stop; log lines go to stderr."""
+    from he_inference import service
+
+    chosen: dict[str, Any] = {} if workers is None else {"workers": workers}
+    settings = service.Settings(
+        max_batch=max_batch,
+        certificate=certificate,
+        private_key=private_key,
+        insecure_plain_http=insecure_plain_http,
+        **chosen,
+    )
+    service.serve(program, host, port, settings)
+
+
+@app.command(epilog="Example: he-inference query http://127.0.0.1:8443 digits/*.png")
+def query(
+    url: Annotated[str, typer.Argument(help="Where a service answers.")],
+    images: Images,
+    secret: Annotated[
+        Path | None, typer.Option(help="Secret key to use; without it a new one, not kept.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Queries in one message.")] = 16,
+    certificate_authority: Annotated[Path | None, typer.Option(help="PEM file to trust.")] = None,
+    insecure_plain_http: Annotated[
+        bool, typer.Option(help="Speak to another machine without TLS.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask a service: encrypt here, evaluate there, decrypt here."""
+    with he_inference.RemoteServer(
+        url, certificate_authority=certificate_authority, insecure_plain_http=insecure_plain_http
+    ) as server:
+        signature = server.signature()
+        queries = read_images(images, signature.input_shape)
+        if secret is None:
+            client = he_inference.Client(signature)
+        else:
+            client = he_inference.Client.load(secret, signature)
+        with _notes.status("making and registering evaluation keys …"):
+            keys = client.evaluation_keys()
+            server.register(keys)
+        scores, sent, received = [], 0, 0
+        with _bar(as_json, "queries") as progress:
+            task = progress.add_task("encrypted queries", total=len(queries))
+            for start in range(0, len(queries), batch):
+                message = client.encrypt(queries[start : start + batch])
+                answer = server.evaluate(message)
+                scores.append(client.decrypt(answer))
+                sent, received = sent + len(message), received + len(answer)
+                progress.advance(task, len(scores[-1]))
+    more = {"key_bytes": len(keys), "upload_bytes": sent, "download_bytes": received}
+    _report_scores(np.concatenate(scores), more, as_json)
+
+
+@app.command(epilog="Example: he-inference demo --queries 20 --picture digits.png")
+def demo(
+    queries: Annotated[int, typer.Option(min=1, max=300, help="Digits to classify.")] = 20,
+    picture: Annotated[Path, typer.Option(help="Where to save the digits with their labels.")] = (
+        Path("sottovoce-demo.png")
+    ),
+    as_json: Json = False,
+) -> None:
+    """Classify encrypted handwritten digits: a server on loopback, a client, and what it cost."""
+    with _bar(as_json, "digits") as progress:
+        task = progress.add_task("compiling, starting a server", total=queries)
+
+        def show(stage: str, done: int) -> None:
+            progress.update(task, description=stage, completed=done)
+
+        report = run_demo(queries, picture, show)
+    if as_json:
+        sys.stdout.write(json.dumps(report.values()) + "\n")
+    else:
+        _show_demo(report)
+
+
+def _show_demo(report: Report) -> None:
+    for line in terminal_digits(report.images, report.captions(), _out.width):
+        _out.print(line, highlight=False)
+    _out.print(report.table())
+    _out.print(f"picture saved: {report.picture}", highlight=False, markup=False)
+
+
+def main() -> None:
+    """Run a verb; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app()
+    except (HEError, DatasetError) as error:
+        _notes.print(f"he-inference: {error}", style="red", markup=False, highlight=False)
+        sys.exit(USER_ERROR)
+    except ModuleNotFoundError as error:
+        name = error.name or "a package"
+        _notes.print(f"he-inference: this verb needs {name}: pip install 'sottovoce[all]'")
+        sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()

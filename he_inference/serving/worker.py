@@ -1,0 +1,168 @@
+"""One worker process, a `Server` in it: both ends of the pipe between.
+
+SEAL holds Python's lock through every call, so threads would not evaluate side by side. It also
+keeps SEAL, whose own readers are not made for hostile bytes, out of the process that faces the
+network: the two exchange nothing but frames of bytes, of which this side bounds the length.
+"""
+
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Event
+from time import monotonic
+from typing import Literal
+
+from he_inference import errors, wire
+from he_inference.errors import HEError, MessageError, ServiceError, UnknownKey
+from he_inference.program import Program
+from he_inference.server import Server
+from he_inference.serving.key_store import key_path
+from he_inference.serving.settings import Settings
+
+Verb = Literal["register", "evaluate", "refuse"]
+"""`refuse` is for a query whose keys are not held: it is checked, then answered `UnknownKey`."""
+
+_DONE = b"done"
+MAX_MESSAGE_BYTES = 4096
+TICK_SECONDS = 0.2
+
+
+class TimeLimit(ServiceError):
+    """A request was not answered in time."""
+
+
+class WorkerDied(ServiceError):
+    """A worker process went away in the middle."""
+
+
+def _work(connection: Connection, program: Program, directory: Path, key_sets: int) -> None:
+    """The life of a worker process; it ends when the other end of the connection is closed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides, even where a group is told
+    with suppress(EOFError, OSError):
+        server = Server(program, max_clients=key_sets)
+        connection.send_bytes(_DONE)
+        while True:
+            verb, payload = connection.recv_bytes(), connection.recv_bytes()
+            for frame in _answer(server, directory, verb.decode(), payload):
+                connection.send_bytes(frame)
+
+
+def _answer(server: Server, directory: Path, verb: str, payload: bytes) -> tuple[bytes, bytes]:
+    """(`_DONE`, result) or (name of the error, its message)."""
+    try:
+        if verb == "register":
+            return _DONE, server.register(payload).encode()
+        if verb == "evaluate":
+            return _DONE, _evaluate(server, directory, payload)
+        raise _unknown(wire.read_query(server.signature, payload).key_id)
+    except MessageError as error:
+        return type(error).__name__.encode(), str(error).encode()[:MAX_MESSAGE_BYTES]
+    except Exception as error:  # whatever SEAL throws costs this request, not the worker
+        return b"ServiceError", f"the evaluation failed with {type(error).__name__}".encode()
+
+
+def _evaluate(server: Server, directory: Path, query: bytes) -> bytes:
+    """Evaluate, taking keys that this worker has not met from where the parent put them."""
+    try:
+        return server.evaluate(query)
+    except UnknownKey:
+        key_id = wire.read_query(server.signature, query).key_id
+        try:
+            keys = key_path(directory, key_id.hex()).read_bytes()
+        except FileNotFoundError:
+            raise _unknown(key_id) from None
+        server.register(keys)
+        return server.evaluate(query)
+
+
+def _unknown(key_id: bytes) -> UnknownKey:
+    return UnknownKey(f"no evaluation keys with id {key_id.hex()}: register them (again) first")
+
+
+@dataclass(frozen=True)
+class Start:
+    """All that a worker process is started with."""
+
+    program: Program
+    directory: Path
+    settings: Settings
+    answer_bytes: int
+
+
+class Worker:
+    """The parent's end of one worker process, used by one thread at a time."""
+
+    def __init__(self, start: Start, stopping: Event) -> None:
+        context = get_context("spawn")
+        self._stopping = stopping
+        self._max_bytes = start.answer_bytes
+        self._connection, theirs = context.Pipe()
+        arguments = (theirs, start.program, start.directory, start.settings.cached_key_sets)
+        self.process = context.Process(
+            target=_work, args=arguments, daemon=True, name="he-inference-worker"
+        )
+        try:
+            self.process.start()
+        except OSError as error:
+            raise WorkerDied(f"a worker process could not be started: {error}") from None
+        finally:
+            theirs.close()
+        try:
+            self._receive(monotonic() + start.settings.start_seconds)
+        except ServiceError:
+            self.kill()
+            raise
+
+    def ask(self, verb: Verb, payload: bytes, deadline: float) -> bytes:
+        """Raises what the worker raised, `WorkerDied` or `TimeLimit`; after those two, kill it."""
+        try:
+            self._connection.send_bytes(verb.encode())
+            self._connection.send_bytes(payload)
+        except OSError:
+            raise WorkerDied("the worker process died: send the request again") from None
+        status = self._receive(deadline)
+        answer = self._receive(deadline)
+        if status != _DONE:
+            raise _error(status, answer)
+        return answer
+
+    def _receive(self, deadline: float) -> bytes:
+        try:
+            while not self._connection.poll(TICK_SECONDS):
+                if self._stopping.is_set():
+                    raise WorkerDied("the service is stopping: send the request again later")
+                if monotonic() > deadline:
+                    raise too_late()
+            return self._connection.recv_bytes(self._max_bytes)
+        except (EOFError, OSError):
+            raise WorkerDied("the worker process died: send the request again") from None
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    def wait(self) -> int | None:
+        """The exit code of a process that is going away, as far as it is known soon."""
+        self.process.join(TICK_SECONDS)
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        self._connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+def too_late() -> TimeLimit:
+    return TimeLimit("the time limit was exceeded: send fewer queries in a message")
+
+
+def _error(status: bytes, message: bytes) -> HEError:
+    """What a worker raised, as itself."""
+    known = {"MessageError", "WrongProgram", "UnknownKey"}
+    name = status.decode(errors="replace")
+    kind: type[HEError] = getattr(errors, name) if name in known else ServiceError
+    return kind(message.decode(errors="replace"))

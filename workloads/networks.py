@@ -1,0 +1,103 @@
+"""The networks that demos, tests and benchmarks run: torch modules, polynomial but for the teacher.
+
+All take MNIST images, float (batch, 1, 28, 28) in [0, 1], and give logits, (batch, 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from torch import nn
+
+from he_inference.nn import Polynomial, Square
+
+CLASSES = 10
+
+
+def mnist_cnn(maps: int = 16, hidden: int = 64, kernel: int = 7) -> nn.Sequential:
+    """Convolution, quadratic, dense, quadratic, dense: two multiplications deep in ciphertexts.
+
+    A stride of 3 gives 8x8 = 64 positions for a kernel of 8 (padding 1) as of 7 (no padding). One
+    encrypted image is laid out as 64 taps by 64 positions, 4096 slots, so that a kernel of up to
+    8x8 taps costs the server no more than a smaller one.
+
+    Each quadratic follows a BatchNorm without gain and shift of its own: the quadratic has both.
+
+    Raises:
+        ValueError: maps or hidden is below one, or kernel is neither 7 nor 8.
+    """
+    if maps < 1 or hidden < 1 or kernel not in (7, 8):
+        raise ValueError(
+            f"Expected maps={maps} >= 1, hidden={hidden} >= 1 and kernel={kernel} in (7, 8)"
+        )
+    positions = 64
+    return nn.Sequential(
+        nn.Conv2d(1, maps, kernel, stride=3, padding=kernel - 7),
+        nn.BatchNorm2d(maps, affine=False),
+        Polynomial.quadratic(maps),
+        nn.Flatten(),
+        nn.Linear(maps * positions, hidden),
+        nn.BatchNorm1d(hidden, affine=False),
+        Polynomial.quadratic(hidden),
+        nn.Linear(hidden, CLASSES),
+    )
+
+
+def tutorial_cnn() -> nn.Sequential:
+    """The network of TenSEAL's tutorial 4, "Encrypted Convolution on MNIST", with bare squares."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 7, stride=3),
+        Square(),
+        nn.Flatten(),
+        nn.Linear(256, 64),
+        Square(),
+        nn.Linear(64, CLASSES),
+    )
+
+
+def cryptonets() -> nn.Sequential:
+    """The network of CryptoNets (Gilad-Bachrach et al. 2016) as it is evaluated: 845 features.
+
+    Five maps of 13x13 positions, from a 5x5 convolution of stride 2 whose padding of one pixel
+    stands above and to the left alone.
+    """
+    return nn.Sequential(
+        nn.ZeroPad2d((1, 0, 1, 0)),
+        nn.Conv2d(1, 5, 5, stride=2),
+        Square(),
+        nn.Flatten(),
+        nn.Linear(845, 100),
+        Square(),
+        nn.Linear(100, CLASSES),
+    )
+
+
+def relu_teacher() -> nn.Sequential:
+    """An ordinary ReLU network, never encrypted: the polynomial ones learn from its logits."""
+    return nn.Sequential(
+        *_relu_block(1, 16, stride=1),
+        *_relu_block(16, 32, stride=2),
+        *_relu_block(32, 32, stride=1),
+        *_relu_block(32, 64, stride=2),
+        *_relu_block(64, 64, stride=1),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(64 * 7 * 7, CLASSES),
+    )
+
+
+def _relu_block(channels: int, maps: int, *, stride: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(channels, maps, 3, stride=stride, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(maps), nn.ReLU()
+
+
+ARCHITECTURES: Mapping[str, Callable[[], nn.Sequential]] = MappingProxyType(
+    {
+        "mnist-cnn": mnist_cnn,
+        "tutorial-cnn": tutorial_cnn,
+        "cryptonets": cryptonets,
+        "relu-teacher": relu_teacher,
+    }
+)
+"""The networks by the name that a command line gives them."""
