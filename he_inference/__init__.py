@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from he_inference.compiler import Compiled as Compiled
     from he_inference.compiler import compile as compile
     from he_inference.errors import HEError as HEError
-    from he_inference.from_torch import from_torch as from_torch
+    from he_inference.torch_modules import from_torch as from_torch
     from he_inference.network import Network as Network
     from he_inference.network import load_network as load_network
     from he_inference.parameters import Parameters as Parameters
@@ -44,7 +44,7 @@ _HOMES = {
     "Server": "server",
     "Signature": "program",
     "compile": "compiler",
-    "from_torch": "from_torch",
+    "from_torch": "torch_modules",
     "load_network": "network",
     "load_program": "program",
     "load_signature": "program",
@@ -58,6 +58,6 @@ def __getattr__(name: str) -> Any:
         return import_module("he_inference.nn")
     if name in _HOMES:
         value = getattr(import_module(f"he_inference.{_HOMES[name]}"), name)
-        globals()[name] = value  # a submodule of the same name may have been bound meanwhile
+        globals()[name] = value
         return value
     raise AttributeError(f"module 'he_inference' has no attribute {name!r}")

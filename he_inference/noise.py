@@ -6,7 +6,8 @@ the variance of SEAL's centred binomial errors, and h = 2N/3 the expected square
 ternary secret. A polynomial with independent coefficients of variance v has complex slot values of
 variance N·v, half of it in the real part that is decoded; so
 
-- encoding rounds coefficients: N/24;
+- encoding rounds coefficients: N/12, all of it real, because the coefficients of a real vector are
+  antisymmetric (m_k = −m_{N−k}) and so are their roundings;
 - a fresh symmetric encryption adds one error polynomial: Nσ²/2;
 - dividing by a prime rounds c0 and c1: N/24 · (1 + h);
 - key switching adds Σ_i d_i e_i / P and the same rounding. SEAL's digits d_i are residues in
@@ -39,7 +40,7 @@ class NoiseModel:
 
     @property
     def encoding(self) -> float:
-        return self.parameters.ring_degree / 24
+        return self.parameters.ring_degree / 12
 
     @property
     def fresh(self) -> float:

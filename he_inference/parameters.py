@@ -119,9 +119,7 @@ class Parameters:
         except (KeyError, TypeError) as error:
             raise ParameterError(f"not encryption parameters: {error!r}") from None
         if not all(type(n) is int and 0 < n < 1 << 64 for n in (degree, special, *data)):
-            raise ParameterError(
-                "not encryption parameters: expected positive integers"
-            )
+            raise ParameterError("not encryption parameters: expected positive integers")
         return cls(degree, data, special)
 
 

@@ -23,9 +23,10 @@ from he_inference.schedule import Choice, Magnitude, MisfitError, Scales, emit, 
 MAX_CHOICES = 12
 """Up to so many products every subset of places to rescale is tried."""
 EXAMPLES = 16
-WAIST_BITS = range(17, 45)
+WAIST_BITS = (range(17, 29), range(29, 37), range(37, 45))
+"""Sizes tried for scaled values after a rescaling; wider ones, which cost bytes, only if needed."""
 WEIGHT_BITS = (24, 22, 20, 18, 17, 16, 15, 14, 13, 12)
-"""Sizes tried for scaled values after a rescaling, and for encoded weights."""
+"""Sizes tried for encoded weights."""
 
 
 class Search:
@@ -54,16 +55,19 @@ class Search:
         """A program, or why there is none."""
         best, reason = -1.0, "no choice of primes fits"
         for pattern in sorted(self._patterns(), key=self._price):
-            try:
-                choices = self._fitting(pattern)
-            except MisfitError as misfit:
-                reason = str(misfit)
-                continue
-            programs = filter(None, map(self._realise, choices))
-            program = max(programs, key=lambda p: p.signature.precision_bits, default=None)
-            if program and program.signature.precision_bits >= self._precision:
-                return program
-            best = max(best, program.signature.precision_bits if program else -1.0)
+            for waists in WAIST_BITS:
+                try:
+                    choices = self._fitting(pattern, waists)
+                except MisfitError as misfit:
+                    reason = str(misfit)
+                    break
+                programs = filter(None, map(self._realise, choices))
+                program = max(programs, key=lambda p: p.signature.precision_bits, default=None)
+                if program and program.signature.precision_bits >= self._precision:
+                    return program
+                best = max(best, program.signature.precision_bits if program else -1.0)
+                if max(choice.waist for choice in choices) < waists[-1]:
+                    break  # the modulus is full: wider waists would be the same ones
         if best >= 0:
             return f"the best precision is {best:.1f} bits: ask for at most that (precision=…)"
         return f"{reason}: use fewer activations or a lower precision"
@@ -79,15 +83,15 @@ class Search:
 
     def _price(self, pattern: tuple[bool, ...]) -> float:
         """Estimated milliseconds, which depend on where one rescales and hardly on the bits."""
-        instructions, _ = emit(self._scales(Choice(pattern, WAIST_BITS[-1], WEIGHT_BITS[0])))
+        instructions, _ = emit(self._scales(Choice(pattern, WAIST_BITS[0][0], WEIGHT_BITS[0])))
         return sum(instruction_ms(i, self._degree) for i in instructions)
 
-    def _fitting(self, pattern: tuple[bool, ...]) -> list[Choice]:
+    def _fitting(self, pattern: tuple[bool, ...], waists: range) -> list[Choice]:
         """For each size of weights the largest waist that fits; raises the last `MisfitError`."""
         fitting: list[Choice] = []
         misfit = MisfitError("no choice of primes fits")
         for weight in WEIGHT_BITS:
-            for waist in reversed(WAIST_BITS):
+            for waist in reversed(waists):
                 choice = Choice(pattern, waist, weight)
                 try:
                     self._scales(choice).literal(self._degree)

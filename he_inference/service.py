@@ -87,16 +87,16 @@ def serve(
 
 def _serve(application: Application, settings: Settings, listener: socket) -> None:
     relay_uvicorn()
-    try:
-        server = uvicorn.Server(_configuration(application, settings))
-        with signals_absorbed():
+    server = uvicorn.Server(_configuration(application, settings))
+    with signals_absorbed(server):
+        try:
             server.run(sockets=[listener])
-    except SystemExit:
-        if application.failure is None:
-            raise
-        raise application.failure from None
-    finally:
-        application.stop()
+        except SystemExit:  # uvicorn's word for a lifespan that failed
+            if application.failure is None:
+                raise
+            raise application.failure from None
+        finally:
+            application.stop()
 
 
 def _configuration(application: Application, settings: Settings) -> uvicorn.Config:

@@ -87,11 +87,12 @@ def _run(
     if noise is None:
         return answer
     deviation = np.sqrt(noise.cut(program.signature.cut_bits)) / program.signature.output_scale
-    return answer + deviation * rng.standard_normal(answer.shape)
+    noisy: Array = answer + deviation * rng.standard_normal(answer.shape)
+    return noisy
 
 
 def _apply(instruction: Instruction, read: list[Array], slots: Array, vectors: Array) -> Array:
-    result = read[0] if read else slots
+    result: Array = read[0] if read else slots
     match instruction.operation:
         case "rotate":
             result = np.roll(result, -instruction.step, axis=1)

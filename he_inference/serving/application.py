@@ -100,6 +100,7 @@ class Application:
                 "identity": signature.identity.hex(),
                 "digest": signature.digest.hex(),
                 "workers": workers.alive,
+                "running": workers.running,
                 "waiting": workers.waiting,
                 "queue": self._settings.queue,
                 "key_sets": len(keys),

@@ -14,34 +14,40 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from he_inference.errors import ServiceError
 from he_inference.serving.settings import Settings
 
-_IDLE_SECONDS = 10.0
+_LOOK_SECONDS = 10.0
+_LOOKS_BEFORE_ABORT = 12
 _BACKLOG = 128
 
 
 class Connection(H11Protocol):
-    """Closes itself after one to two times `_IDLE_SECONDS` in which no request was in progress.
+    """Ends itself where no request is in progress for long: first politely, then at once.
 
-    uvicorn waits for the headers of a request, or for the rest of a body that it has refused, as
-    long as a client cares to send a byte now and then.
+    uvicorn waits for the headers of a request, for the rest of a body that it has refused, and
+    for an answer to be taken, as long as a client cares to move a byte now and then.
     """
 
     _watch: asyncio.TimerHandle | None = None
+    _seen: object = None
+    _idle_looks = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._look(None)
+        self._watch = self.loop.call_later(_LOOK_SECONDS, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:
             self._watch.cancel()
         super().connection_lost(exc)
 
-    def _look(self, seen: object) -> None:
-        idle = self.cycle is None or self.cycle.response_complete
-        if self._watch is not None and idle and self.cycle is seen:
-            self.transport.close()
-            return
-        self._watch = self.loop.call_later(_IDLE_SECONDS, self._look, self.cycle)
+    def _look(self) -> None:
+        busy = self.cycle is not None and not self.cycle.response_complete
+        self._idle_looks = 0 if busy or self.cycle is not self._seen else self._idle_looks + 1
+        self._seen = self.cycle
+        if self._idle_looks >= _LOOKS_BEFORE_ABORT:
+            self.transport.abort()
+        elif self._idle_looks:
+            self.transport.close()  # once what was written is sent
+        self._watch = self.loop.call_later(_LOOK_SECONDS, self._look)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -83,13 +89,16 @@ def configuration(app: Starlette, settings: Settings) -> uvicorn.Config:
 
 
 @contextmanager
-def signals_absorbed() -> Iterator[None]:
+def signals_absorbed(server: uvicorn.Server) -> Iterator[None]:
     """uvicorn raises the signal that stopped it once more; being told to stop is no failure."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -34,7 +34,7 @@ _STATUSES: tuple[tuple[type[HEError], int], ...] = (
     (TimeLimit, 504),
     (Rejected, 403),
 )
-_PUBLIC_NAMES = (WrongProgram, UnknownKey, MessageError, Busy, Rejected, ServiceError)
+_PUBLIC_NAMES = (WrongProgram, UnknownKey, MessageError, Busy, Rejected)
 
 
 def refusal(error: HEError) -> JSONResponse:
@@ -42,7 +42,8 @@ def refusal(error: HEError) -> JSONResponse:
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
     if isinstance(error, Refusal):
         status = error.status
-    name = next(kind.__name__ for kind in _PUBLIC_NAMES if isinstance(error, kind))
+    names = (kind.__name__ for kind in _PUBLIC_NAMES if isinstance(error, kind))
+    name = next(names, ServiceError.__name__)
     headers = {"retry-after": _RETRY_SECONDS} if status == 503 else {}
     return JSONResponse({"error": name, "message": str(error)}, status, headers)
 

@@ -127,8 +127,9 @@ class _Lane(Thread):
 class Workers:
     """A fixed number of worker processes behind a bounded queue.
 
-    Guarantee: what was submitted is answered, or refused with an error of the tree, by its
-    deadline; a worker that dies or is late is replaced.
+    Guarantee: what was submitted is answered, or refused with an error of the tree, within
+    `request_seconds` and the time that a new worker takes to start; a worker that dies or is late
+    is replaced.
     """
 
     def __init__(self, program: Program, directory: Path, settings: Settings) -> None:
@@ -159,6 +160,11 @@ class Workers:
     def alive(self) -> int:
         """Processes ready to evaluate."""
         return sum(lane.worker is not None and lane.worker.alive for lane in self._lanes)
+
+    @property
+    def running(self) -> int:
+        """Requests that a worker has taken up."""
+        return min(self._pending, len(self._lanes))
 
     @property
     def waiting(self) -> int:
