@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from he_inference.compiler import Compiled as Compiled
     from he_inference.compiler import compile as compile
     from he_inference.errors import HEError as HEError
-    from he_inference.torch_modules import from_torch as from_torch
     from he_inference.network import Network as Network
     from he_inference.network import load_network as load_network
     from he_inference.parameters import Parameters as Parameters
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from he_inference.program import load_signature as load_signature
     from he_inference.remote import RemoteServer as RemoteServer
     from he_inference.server import Server as Server
+    from he_inference.torch_modules import from_torch as from_torch
 
 _HOMES = {
     "Client": "client",

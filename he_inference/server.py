@@ -26,7 +26,6 @@ class Server:
         self._max_clients = max_clients
         self._clients: OrderedDict[bytes, KeySet] = OrderedDict()
 
-    @property
     def signature(self) -> Signature:
         """What clients need to know; public."""
         return self._program.signature
@@ -36,10 +35,12 @@ class Server:
 
         Raises `MessageError` for anything but well-formed keys for this program.
         """
-        keys = wire.read_keys(self.signature, evaluation_keys)
+        keys = wire.read_keys(self._program.signature, evaluation_keys)
         name = wire.key_id(evaluation_keys)
         if name not in self._clients:
-            self._clients[name] = KeySet(self._program.parameters, self.signature.keys, keys)
+            self._clients[name] = KeySet(
+                self._program.parameters, self._program.signature.keys, keys
+            )
         self._clients.move_to_end(name)
         while len(self._clients) > self._max_clients:
             self._clients.popitem(last=False)
@@ -51,7 +52,7 @@ class Server:
         Raises `MessageError` for bytes that are not a query for this program and `UnknownKey` for
         one whose keys were not registered, or were dropped since.
         """
-        parsed = wire.read_query(self.signature, query)
+        parsed = wire.read_query(self._program.signature, query)
         keys = self._clients.get(parsed.key_id)
         if keys is None:
             raise UnknownKey(
@@ -59,4 +60,4 @@ class Server:
             )
         self._clients.move_to_end(parsed.key_id)
         answers = [self._evaluator.evaluate(keys, c) for c in parsed.ciphertexts]
-        return wire.write_answer(self.signature, answers)
+        return wire.write_answer(self._program.signature, answers)

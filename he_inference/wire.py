@@ -89,6 +89,24 @@ def read_keys(signature: Signature, message: bytes) -> list[SwitchingKey]:
     ]
 
 
+def envelope_bytes(kind: Kind) -> int:
+    """Bytes of a message around its ciphertexts or keys."""
+    within = {
+        Kind.EVALUATION_KEYS: 0,
+        Kind.QUERY: KEY_ID_BYTES + _COUNT.size,
+        Kind.ANSWER: _COUNT.size,
+    }
+    return _HEADER.size + within[kind] + CHECKSUM_BYTES
+
+
+def claimed_key_id(query: bytes) -> bytes:
+    """The key id that a query carries, *unchecked*: a label for logs and look-ups.
+
+    Shorter than `KEY_ID_BYTES` where the message is truncated.
+    """
+    return query[_HEADER.size : _HEADER.size + KEY_ID_BYTES]
+
+
 def key_id(message: bytes) -> bytes:
     """The name of a set of evaluation keys: a digest of their message, so nobody can take it."""
     return hashlib.sha256(message).digest()[:KEY_ID_BYTES]

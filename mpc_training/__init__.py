@@ -1,1 +1,1 @@
-"""Training on secret shares across parties. Nothing is here yet; see the README's road map."""
+"""Training on secret shares across parties. Nothing is here yet: see the README."""

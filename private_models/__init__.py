@@ -1,1 +1,1 @@
-"""Differentially private heads on public features. Nothing is here yet; see the README's road map."""
+"""Differentially private heads on public features. Nothing is here yet: see the README."""

@@ -125,7 +125,7 @@ class Application:
         keys, workers = self._running()
         limit, what = self._query_limit
         async with self._uploads.receive(request, limit, what) as message:
-            key_id = self._lengths.key_id(message).hex()
+            key_id = wire.claimed_key_id(message).hex()
             request.state.key_id = key_id
             verb: Verb = "evaluate" if keys.touch(key_id) else "refuse"
             answer = await asyncio.wrap_future(workers.submit(verb, message))

@@ -58,7 +58,7 @@ def _answer(server: Server, directory: Path, verb: str, payload: bytes) -> tuple
             return _DONE, server.register(payload).encode()
         if verb == "evaluate":
             return _DONE, _evaluate(server, directory, payload)
-        raise _unknown(wire.read_query(server.signature, payload).key_id)
+        raise _unknown(wire.read_query(server.signature(), payload).key_id)
     except MessageError as error:
         return type(error).__name__.encode(), str(error).encode()[:MAX_MESSAGE_BYTES]
     except Exception as error:  # whatever SEAL throws costs this request, not the worker
@@ -70,7 +70,7 @@ def _evaluate(server: Server, directory: Path, query: bytes) -> bytes:
     try:
         return server.evaluate(query)
     except UnknownKey:
-        key_id = wire.read_query(server.signature, query).key_id
+        key_id = wire.read_query(server.signature(), query).key_id
         try:
             keys = key_path(directory, key_id.hex()).read_bytes()
         except FileNotFoundError:
