@@ -6,19 +6,24 @@ demo                                                              all of it, on 
 """
 
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
+from secrets import token_hex
 from time import process_time
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 
 import he_inference
+from he_inference import wire
 from he_inference.errors import HEError, InputError
 from workloads.datasets import DatasetError
 from workloads.demo import Report, run_demo
@@ -26,6 +31,13 @@ from workloads.images import read_images
 from workloads.pictures import terminal_digits
 
 USER_ERROR = 2
+INTERRUPTED = 130
+MAX_DIGITS = 300
+"""As many as the sample holds that comes with the project."""
+_SECRET_BEGINS = b"STVCSECRET"
+_MAX_SEED = 2**32 - 1
+_Misuse = cast(type[Exception], typer.BadParameter.__mro__[2])
+"""click's ClickException, or that of the copy of click which newer releases of typer hold."""
 
 app = typer.Typer(
     help="Ask a model without showing it your data.",
@@ -51,7 +63,7 @@ def _report(values: dict[str, Any], text: str, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(values) + "\n")
     else:
-        _out.print(text, highlight=False, markup=False)
+        _out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -64,22 +76,69 @@ def _bar(quiet: bool, unit: str) -> Iterator[Progress]:
         TextColumn(unit),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_notes, disable=quiet, transient=True) as progress:
+    hidden = quiet or not _notes.is_terminal
+    with Progress(*columns, console=_notes, disable=hidden, transient=True) as progress:
         yield progress
 
 
-def _write(path: Path, data: bytes) -> None:
+def _check_output(path: Path, *read: Path) -> None:
+    """Refuse, before any work is done, a file that cannot or should not be written."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{path} cannot be written: {path.parent} is not a folder")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path} cannot be written: no permission to write in {path.parent}")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: expected the name of a file to write")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not an ordinary file: name another to write")
+    if path.resolve() in [other.resolve() for other in read]:
+        raise InputError(f"{path} is named twice, and would be overwritten: name another to write")
+    if path.is_file() and _first_bytes(path, len(_SECRET_BEGINS)) == _SECRET_BEGINS:
+        raise InputError(f"{path} is a secret key, which is never overwritten: name another")
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
     try:
-        path.write_bytes(data)
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
+
+
+def _write(path: Path, data: bytes) -> None:
+    """All of it or nothing: whatever interrupts this, nobody finds half a file."""
+    target = path.resolve()
+    part = target.with_name(f".{token_hex(8)}.part")
+    try:
+        try:
+            with part.open("xb") as file:
+                file.write(data)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _save(save: Callable[[Path], None], path: Path) -> None:
+    """Likewise for what safetensors writes, which makes a temporary file of its own."""
+    try:
+        save(path.resolve())
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be written: {error}") from None
+
+
+def _check_range(option: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InputError(f"{option} {value}: expected {low} to {high}")
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def signature_path(program: Path) -> Path:
@@ -104,14 +163,17 @@ def train(
     import torch
 
     from workloads.datasets import mnist
-    from workloads.fitting import FittingError, fitting_progress, train_mnist
+    from workloads.fitting import PLANS, TEACHER, FittingError, fitting_progress, train_mnist
 
+    names = [name for name in PLANS if name != TEACHER]  # its ReLUs have no encrypted form
+    if architecture not in names:
+        raise InputError(f"--architecture {architecture!r}: expected one of {', '.join(names)}")
+    _check_range("--seed", seed, 0, _MAX_SEED)
+    _check_output(output)
     torch.set_num_threads(1)  # steps are small: a second thread costs more than it brings
-    if not output.parent.is_dir():
-        raise InputError(f"{output.parent} is not a folder: nothing could be saved there")
     splits = mnist(data)
     try:
-        if as_json:
+        if as_json or not _notes.is_terminal:
             module, result = train_mnist(architecture, epochs=epochs, seed=seed, data=splits)
         else:
             with fitting_progress() as progress:
@@ -120,7 +182,7 @@ def train(
                 )
     except FittingError as error:
         raise InputError(str(error)) from None
-    he_inference.from_torch(module, splits.train.images[:64]).save(output)
+    _save(he_inference.from_torch(module, splits.train.images[:64]).save, output)
     values = {
         "model": str(output),
         "architecture": architecture,
@@ -146,14 +208,14 @@ def compile_(
     as_json: Json = False,
 ) -> None:
     """Compile a network for encryption: a program for the server, a signature for clients."""
+    read = [model] if examples is None else [model, examples]
+    _check_output(output, *read)
+    _check_output(signature_path(output), *read)
     network = he_inference.load_network(model)
     typical = None if examples is None else read_images([examples], network.input_shape)
     with _notes.status("choosing parameters …"):
         compiled = he_inference.compile(network, precision=precision, examples=typical)
-    try:
-        compiled.program.save(output)
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror or error}") from None
+    _save(compiled.program.save, output)
     _write(signature_path(output), compiled.signature.to_bytes())
     parameters, cost = compiled.parameters, compiled.cost
     values = {
@@ -185,10 +247,15 @@ def keygen(
     as_json: Json = False,
 ) -> None:
     """Make keys: a secret one that stays here, evaluation keys for the server."""
+    _check_output(evaluation, secret, signature)
     client = he_inference.Client(he_inference.load_signature(signature))
     keys = client.evaluation_keys()
     client.save(secret)
-    _write(evaluation, keys)
+    try:
+        _write(evaluation, keys)
+    except InputError:
+        secret.unlink()  # of no use alone, and in the way of the next attempt
+        raise
     values = {"key_id": client.key_id, "key_bytes": len(keys), "secret": str(secret)}
     text = (
         f"key {client.key_id}\n{secret} stays on this machine; {evaluation} "
@@ -208,6 +275,7 @@ def encrypt(
     as_json: Json = False,
 ) -> None:
     """Encrypt queries into one message."""
+    _check_output(output, signature, secret, *images)
     client = he_inference.Client.load(secret, he_inference.load_signature(signature))
     queries = read_images(images, client.signature.input_shape)
     message = client.encrypt(queries)
@@ -227,6 +295,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a message of queries without seeing them."""
+    _check_output(output, program, evaluation, query)
     server = he_inference.Server(program)
     server.register(_read(evaluation))
     started = process_time()
@@ -263,7 +332,7 @@ def _report_scores(scores: Any, more: dict[str, Any], as_json: bool) -> None:
 def serve(
     program: Annotated[Path, typer.Argument(help="Program that `compile` wrote.")],
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8443,
+    port: Annotated[int, typer.Option(help="Port to listen at, 1 to 65535.")] = 8443,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core.")] = None,
     max_batch: Annotated[int, typer.Option(help="Queries that one message may hold.")] = 256,
     certificate: Annotated[Path | None, typer.Option(help="PEM file, for TLS.")] = None,
@@ -275,6 +344,7 @@ def serve(
     """Serve a program over HTTP until told to stop; log lines go to stderr."""
     from he_inference import service
 
+    _check_range("--port", port, 1, 65535)
     chosen: dict[str, Any] = {} if workers is None else {"workers": workers}
     settings = service.Settings(
         max_batch=max_batch,
@@ -293,7 +363,7 @@ def query(
     secret: Annotated[
         Path | None, typer.Option(help="Secret key to use; without it a new one, not kept.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Queries in one message.")] = 16,
+    batch: Annotated[int, typer.Option(help="Queries in one message, 1 to 1024.")] = 16,
     certificate_authority: Annotated[Path | None, typer.Option(help="PEM file to trust.")] = None,
     insecure_plain_http: Annotated[
         bool, typer.Option(help="Speak to another machine without TLS.")
@@ -301,6 +371,7 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Ask a service: encrypt here, evaluate there, decrypt here."""
+    _check_range("--batch", batch, 1, wire.MAX_QUERIES)
     with he_inference.RemoteServer(
         url, certificate_authority=certificate_authority, insecure_plain_http=insecure_plain_http
     ) as server:
@@ -328,13 +399,15 @@ def query(
 
 @app.command(epilog="Example: he-inference demo --queries 20 --picture digits.png")
 def demo(
-    queries: Annotated[int, typer.Option(min=1, max=300, help="Digits to classify.")] = 20,
+    queries: Annotated[int, typer.Option(help=f"Digits to classify, 1 to {MAX_DIGITS}.")] = 20,
     picture: Annotated[Path, typer.Option(help="Where to save the digits with their labels.")] = (
         Path("sottovoce-demo.png")
     ),
     as_json: Json = False,
 ) -> None:
     """Classify encrypted handwritten digits: a server on loopback, a client, and what it cost."""
+    _check_range("--queries", queries, 1, MAX_DIGITS)
+    _check_output(picture)
     with _bar(as_json, "digits") as progress:
         task = progress.add_task("compiling, starting a server", total=queries)
 
@@ -349,23 +422,60 @@ def demo(
 
 
 def _show_demo(report: Report) -> None:
-    for line in terminal_digits(report.images, report.captions(), _out.width):
+    braille = _out.encoding.startswith("utf")
+    for line in terminal_digits(report.images, report.captions(), _out.width, braille=braille):
         _out.print(line, highlight=False)
     _out.print(report.table())
-    _out.print(f"picture saved: {report.picture}", highlight=False, markup=False)
+    _out.print(f"picture saved: {report.picture}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _complain(text: str) -> None:
+    line = f"he-inference: {text}"
+    _notes.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _misuse(error: Any) -> str:
+    """The line for a command line that does not parse."""
+    context = getattr(error, "ctx", None)
+    hint = f" (see {context.command_path} --help)" if context else ""
+    return f"{error.format_message().rstrip('.')}{hint}"
+
+
+def _run() -> int:
+    """Run a verb; the exit code."""
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (HEError, DatasetError) as error:
+        _complain(str(error))
+    except _Misuse as error:
+        if str(error):  # without any verb typer has shown the help, and says no more
+            _complain(_misuse(error))
+    except ModuleNotFoundError as error:
+        _complain(f"this verb needs {error.name or 'a package'}: pip install 'sottovoce[all]'")
+    except OSError as error:
+        _complain(str(error))
+    return USER_ERROR
+
+
+def _show_what_can_be_shown(console: Console, stream: Any) -> None:
+    """Characters that a terminal does not know become question marks, not an error."""
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="replace")
+    console.file = stream
 
 
 def main() -> None:
     """Run a verb; a user's mistake is one line on stderr and exit code 2."""
-    try:
-        app()
-    except (HEError, DatasetError) as error:
-        _notes.print(f"he-inference: {error}", style="red", markup=False, highlight=False)
-        sys.exit(USER_ERROR)
-    except ModuleNotFoundError as error:
-        name = error.name or "a package"
-        _notes.print(f"he-inference: this verb needs {name}: pip install 'sottovoce[all]'")
-        sys.exit(USER_ERROR)
+    _show_what_can_be_shown(_out, sys.stdout)
+    _show_what_can_be_shown(_notes, sys.stderr)
+    sys.exit(_run())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ slot-dependent term is worked out here and tested against measured noise.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -73,6 +73,7 @@ class NoiseModel:
         return np.asarray(4 / np.abs(1 - roots) ** 2)
 
 
+@cache
 def slot_exponents(degree: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """e_j with ζ_j = exp(iπ e_j / N), for every slot."""
     exponents = np.empty(degree // 2, dtype=np.int64)
@@ -83,12 +84,24 @@ def slot_exponents(degree: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return exponents
 
 
+_ROWS = 64
+"""Vectors transformed at a time: the spectrum of one takes 32 N bytes."""
+
+
 def rounded(vectors: Array, scales: Array, degree: int) -> Array:
     """What slots hold once vectors (count, slots) are encoded at scales (count,) and rounded.
 
     Encoding divides by the embedding, multiplies by the scale and rounds each coefficient; this
     does the same with a discrete Fourier transform of length 2N over the odd exponents.
     """
+    parts = [
+        _rounded(vectors[start : start + _ROWS], scales[start : start + _ROWS], degree)
+        for start in range(0, len(vectors), _ROWS)
+    ]
+    return np.concatenate(parts) if parts else np.array(vectors)
+
+
+def _rounded(vectors: Array, scales: Array, degree: int) -> Array:
     exponents = slot_exponents(degree)
     spectrum = np.zeros((len(vectors), 2 * degree), dtype=np.complex128)
     spectrum[:, exponents] = vectors

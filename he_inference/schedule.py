@@ -21,6 +21,8 @@ from he_inference.program import Instruction, Operation
 HEADROOM_BITS = 3
 """Answers may be so many times two larger than on the examples before they overflow."""
 MIN_PRIME_BITS = 22
+MAX_SCALE = 2.0**900
+"""Beyond every modulus, and safely within a double."""
 
 
 def powers_needed(plan: PackedPlan) -> list[list[int]]:
@@ -91,7 +93,9 @@ class Scales:
     """Depths and scales of every step for one choice.
 
     Without `primes` the size of each prime is chosen at the first rescaling that drops it, and
-    found in `bits` by depth; with them scales come out exact.
+    found in `bits` by depth. With them, and the `draft` that they were found for, scales are exact;
+    those of stages keep to the draft's, so that the little by which primes differ from powers of
+    two is not squared again and again.
     """
 
     def __init__(
@@ -100,9 +104,10 @@ class Scales:
         magnitudes: Mapping[Source, Magnitude],
         choice: Choice,
         primes: Sequence[int] | None = None,
+        draft: "Scales | None" = None,
     ) -> None:
         self.plan, self.choice = plan, choice
-        self._magnitudes, self._primes = magnitudes, primes
+        self._magnitudes, self._primes, self._draft = magnitudes, primes, draft
         self._rescales = iter(choice.rescale)
         self.bits: dict[int, int] = {}
         self._peaks: dict[int, float] = {}
@@ -129,6 +134,9 @@ class Scales:
             self.steps[source].scale * 2.0**self.choice.weight / weight
             for source, weight in largest.items()
         )
+        if self._draft is not None:
+            kept = self._draft.steps[number, 1]
+            scale = kept.scale * (self._prime(depth) if kept.rescale else 1.0)
         self._step((number, 1), depth, scale)
 
     def _power(self, number: int, power: int) -> None:
@@ -139,7 +147,9 @@ class Scales:
 
     def _step(self, result: Source, depth: int, product: float) -> None:
         magnitude, rescale = self._magnitudes[result], next(self._rescales)
-        peak = log2(product * magnitude.largest)
+        if product > MAX_SCALE:
+            raise MisfitError("scales would grow beyond every modulus")
+        peak = log2(product * max(magnitude.largest, 1.0))  # the scale itself must fit, too
         self._peaks[depth] = max(self._peaks.get(depth, peak), peak)
         if rescale and self._primes is None and depth not in self.bits:
             wanted = round(log2(product * magnitude.typical) - self.choice.waist)
@@ -155,7 +165,7 @@ class Scales:
     def literal(self, degree: int) -> ParametersLiteral:
         """The primes that this choice needs, or `MisfitError`."""
         margin = 1 + HEADROOM_BITS
-        largest = self._magnitudes[len(self.plan.stages), 1].largest
+        largest = max(self._magnitudes[len(self.plan.stages), 1].largest, 1.0)
         last = ceil(log2(self.answer.scale * largest)) + margin
         if last > MAX_PRIME_BITS:
             raise MisfitError(f"the answer would need a last prime of {last} bits")
@@ -168,10 +178,19 @@ class Scales:
         if special < max(data):
             needed = sum(data) + max(data)
             raise MisfitError(f"the modulus needs {needed} bits and {bound} are secure")
-        for depth, peak in self._peaks.items():
-            if peak + margin > sum(data[: len(data) - depth]):
-                raise MisfitError("an intermediate value would overflow")
+        self._check_peaks(data)
         return ParametersLiteral(degree, tuple(data), special)
+
+    def _check_peaks(self, data_bits: Sequence[float]) -> None:
+        for depth, peak in self._peaks.items():
+            if peak + 1 + HEADROOM_BITS > sum(data_bits[: len(data_bits) - depth]):
+                raise MisfitError("an intermediate value would overflow")
+
+    def exact(self, primes: Sequence[int]) -> "Scales":
+        """The same choice with the primes that were found for it; raises `MisfitError`."""
+        scales = Scales(self.plan, self._magnitudes, self.choice, primes, self)
+        scales._check_peaks([ceil(log2(prime)) for prime in primes])
+        return scales
 
 
 @dataclass(frozen=True)
