@@ -5,7 +5,9 @@
 #   make check   ruff, strict mypy, the boundaries between modules
 #   make bench   measure a query beside its peers, interleaved (fetches the peers; half an hour)
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+# The first of these that runs and is new enough; the pinned requirements are those of 3.11.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 # PyTorch keeps its CPU builds on an index of its own; the ordinary one is used if it is out of reach.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 RUN := .venv/bin/python
@@ -31,8 +33,8 @@ bench: .venv/.ready
 setup: .venv/.ready
 
 .venv/.ready: requirements.txt pyproject.toml
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; found $$("$(PYTHON)" -V 2>&1). Name one: make PYTHON=/path/to/python3.11"; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed. Name one: make PYTHON=/path/to/python3.11"; exit 2; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "Python's venv module is missing: on Debian, apt install python3-venv"; exit 2; }
 	"$(PYTHON)" -m venv .venv

@@ -103,7 +103,11 @@ def run_demo(queries: int, picture: Path, show: Show) -> Report:
     """
     if not picture.resolve().parent.is_dir():
         raise DatasetError(f"{picture.parent} is not a folder: the picture has nowhere to go")
+    if picture.is_dir():
+        raise DatasetError(f"{picture} is a folder: expected the name of a file for the picture")
     sample = mnist_sample()
+    if not 1 <= queries <= len(sample):
+        raise DatasetError(f"{queries} queries: expected 1 to {len(sample)}")
     images, truth = sample.images[:queries], sample.labels[:queries]
     network = he_inference.load_network(MNIST_CNN)
     compiled = he_inference.compile(network, examples=sample.images)
