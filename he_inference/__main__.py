@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from secrets import token_hex
@@ -281,7 +281,8 @@ def encrypt(
     message = client.encrypt(queries)
     _write(output, message)
     values = {"queries": len(queries), "bytes": len(message)}
-    _report(values, f"{output}: {len(queries)} queries, {len(message) / 1e3:.1f} kB", as_json)
+    count = "1 query" if len(queries) == 1 else f"{len(queries)} queries"
+    _report(values, f"{output}: {count}, {len(message) / 1e3:.1f} kB", as_json)
 
 
 @app.command(
@@ -450,7 +451,7 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 1
     except (HEError, DatasetError) as error:
         _complain(str(error))
@@ -460,8 +461,17 @@ def _run() -> int:
     except ModuleNotFoundError as error:
         _complain(f"this verb needs {error.name or 'a package'}: pip install 'sottovoce[all]'")
     except OSError as error:
+        _forget_output()
         _complain(str(error))
     return USER_ERROR
+
+
+def _forget_output() -> None:
+    """What could not be written: at the end Python would try again, and fail again."""
+    with suppress(OSError, ValueError):  # in a test there is no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _show_what_can_be_shown(console: Console, stream: Any) -> None:

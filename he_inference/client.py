@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import os
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +12,44 @@ import numpy.typing as npt
 
 from he_inference import wire
 from he_inference.backend.seal import KeyHolder
-from he_inference.errors import InputError, KeyFileError
+from he_inference.errors import AnswerOverflow, InputError, KeyFileError, MessageError
 from he_inference.network import check_batch
 from he_inference.nodes import Array
 from he_inference.program import Signature
+from he_inference.wire import Residues
 
 _SECRET_MAGIC = b"STVCSECRET1\n"
-_MAX_SECRET_BYTES = 1 << 26
 _DIGEST_BYTES = 16
+_OTHERS = 0o077
+"""Permission bits of everyone but a file's owner."""
 
 
 class Client:
     """Makes and holds the keys, encrypts queries, decrypts answers.
 
     Guarantee: whoever sees only what this object gives out as bytes (a server, the network) learns
-    nothing of queries or answers but how many there were, under the 128-bit parameters of the
-    signature, as long as *decrypted* answers are not shown to them (see SECURITY.md).
+    nothing of what queries and answers hold, under the 128-bit parameters of the signature: only
+    how many there were, when, and whether values were in the signature's input range.
+
+    The guarantee ends where something *decrypted* reaches the evaluating server or anyone who
+    colludes with it: scores give it the secret key within a few messages, labels more slowly (Li
+    and Micciancio 2021; SECURITY.md). Rounding does not help.
     """
 
-    def __init__(self, signature: Signature, *, secret: bytes | None = None) -> None:
+    def __init__(self, signature: Signature, *, secret: Residues | None = None) -> None:
         """Draw a new secret key, or go on with one that `KeyHolder.secret` gave out."""
         self.signature = signature
         self._keys = KeyHolder(signature.parameters, secret)
+        secret_digest = hashlib.sha256(b"sottovoce ticket\n" + self._keys.secret.tobytes())
+        self._ticket_key = secret_digest.digest()
         self._evaluation_keys: bytes | None = None
         self._key_id: bytes | None = None
 
     def evaluation_keys(self) -> bytes:
-        """The keys that a server needs to evaluate; they do not decrypt. Made once per client."""
+        """The keys that a server needs to evaluate; they do not decrypt. Made once per object.
+
+        A client that was loaded makes new ones, with another key id, for the same secret.
+        """
         if self._evaluation_keys is None:
             made = self._keys.evaluation_keys(self.signature.keys)
             self._evaluation_keys = wire.write_keys(self.signature, made)
@@ -49,93 +62,137 @@ class Client:
         return self._known_key_id().hex()
 
     def _known_key_id(self) -> bytes:
-        if self._key_id is None:
-            self.evaluation_keys()
-        if self._key_id is None:
-            raise KeyFileError("there are no evaluation keys: make them with evaluation_keys()")
-        return self._key_id
+        return self._key_id or wire.key_id(self.evaluation_keys())
 
-    def encrypt(self, x: npt.ArrayLike) -> bytes:
-        """Queries (batch, *input_shape) → one message.
+    def check(self, x: npt.ArrayLike) -> Array:
+        """Queries as float64, or `InputError` for those that `encrypt` would not take.
 
-        Raises `InputError` for another shape, values that are not finite, or values outside the
-        range that the program was compiled for (they could overflow unnoticed).
+        Refused are another shape, values that are not finite, and values outside the range that
+        the program was compiled for, which could overflow unnoticed.
         """
         batch = check_batch(x, self.signature.input_shape)
-        self._check_range(batch)
-        if len(batch) > wire.MAX_QUERIES:
-            raise InputError(f"{len(batch)} queries: at most {wire.MAX_QUERIES} go in one message")
-        flat = np.concatenate([batch.reshape(len(batch), -1), np.zeros((len(batch), 1))], axis=1)
-        slots = flat[:, self.signature.gather]
-        scale = self.signature.input_scale
-        ciphertexts = tuple(self._keys.encrypt(row, scale) for row in slots)
-        return wire.write_query(self.signature, wire.Query(self._known_key_id(), ciphertexts))
-
-    def _check_range(self, batch: Array) -> None:
         low, high = self.signature.input_range
         if batch.min() < low or batch.max() > high:
             raise InputError(
                 f"values from {batch.min():.6g} to {batch.max():.6g}: this program was compiled "
                 f"for {low:g} to {high:g}; scale the queries as in training"
             )
+        return batch
+
+    def encrypt(self, x: npt.ArrayLike) -> bytes:
+        """Queries (batch, *input_shape) → one message. Raises `InputError` as `check` does."""
+        batch = self.check(x)
+        if len(batch) > wire.MAX_QUERIES:
+            raise InputError(f"{len(batch)} queries: at most {wire.MAX_QUERIES} go in one message")
+        flat = np.concatenate([batch.reshape(len(batch), -1), np.zeros((len(batch), 1))], axis=1)
+        slots = flat[:, self.signature.gather]
+        scale = self.signature.input_scale
+        ciphertexts = tuple(self._keys.encrypt(row, scale) for row in slots)
+        nonce = secrets.token_bytes(wire.TICKET_BYTES // 2)
+        ticket = nonce + self._ticket_tag(nonce, len(batch))
+        query = wire.Query(self._known_key_id(), ticket, ciphertexts)
+        return wire.write_query(self.signature, query)
+
+    def _ticket_tag(self, nonce: bytes, count: int) -> bytes:
+        """What only this key can put behind a nonce for so many queries."""
+        tag = hmac.new(self._ticket_key, nonce + count.to_bytes(4, "little"), "sha256")
+        return tag.digest()[: wire.TICKET_BYTES // 2]
 
     def decrypt(self, answer: bytes) -> Array:
         """An answer message → scores (batch, outputs), rounded to the signature's resolution.
 
-        Rounding removes most of the noise, which depends on the secret key: decryptions that
-        others may see should come from here (Li and Micciancio 2021).
+        Digits beyond the resolution are noise. Raises `MessageError` for anything but an answer to
+        a query of this key, with as many answers as there were queries, and `AnswerOverflow`
+        where the network's answer did not fit the modulus.
         """
         resolution = self.signature.resolution
         return np.rint(self.decrypt_with_noise(answer) / resolution) * resolution
 
     def decrypt_with_noise(self, answer: bytes) -> Array:
-        """As `decrypt`, unrounded. Never show the result to anyone who may know the ciphertext."""
-        slots = self.signature.output_slots
+        """As `decrypt`, with the meaningless digits."""
+        parsed = wire.read_answer(self.signature, answer)
+        nonce, tag = (
+            parsed.ticket[: wire.TICKET_BYTES // 2],
+            parsed.ticket[wire.TICKET_BYTES // 2 :],
+        )
+        if not hmac.compare_digest(tag, self._ticket_tag(nonce, len(parsed.polynomials))):
+            raise MessageError(
+                "the message does not answer a query of this key, or not as many: ask again"
+            )
+        return np.stack([self._scores(residues) for residues in parsed.polynomials])
+
+    def _scores(self, residues: Residues) -> Array:
         scale = self.signature.output_scale
-        answers = wire.read_answer(self.signature, answer)
-        return np.stack([self._keys.decrypt(residues, scale)[slots] for residues in answers])
+        slots = self._keys.decrypt(residues, scale)
+        # What wrapped around the modulus looks random, and then most slots are this large.
+        if np.abs(slots).max() * scale > self.signature.parameters.data_primes[0] / 2:
+            raise AnswerOverflow(
+                "the answer is larger than the modulus has room for: compile the network with "
+                "examples that are as large as this query, or the answer was tampered with"
+            )
+        return slots[self.signature.output_slots]
 
     def save(self, path: str | Path) -> None:
         """Write the secret key to a new file that only its owner may read (mode 0600).
 
         Raises `KeyFileError` if the file exists: keys are not overwritten.
         """
-        data = b"".join(
-            (_SECRET_MAGIC, self.signature.digest, self._known_key_id(), self._keys.secret)
-        )
-        data += _digest(data)
+        head = _SECRET_MAGIC + self.signature.digest + self._known_key_id()
+        data = head + self._keys.secret.tobytes()
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             raise KeyFileError(f"{path} exists: keys are never overwritten; name another") from None
         except OSError as error:
             raise KeyFileError(f"{path} cannot be written: {error.strerror}") from None
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data + _digest(data))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(path)
+            raise KeyFileError(f"{path} cannot be written: {error.strerror}") from None
 
     @classmethod
     def load(cls, path: str | Path, signature: Signature) -> "Client":
         """Read a secret key that `save` wrote. Raises `KeyFileError`."""
-        try:
-            with Path(path).open("rb") as file:
-                data = file.read(_MAX_SECRET_BYTES + 1)
-        except OSError as error:
-            raise KeyFileError(f"{path} cannot be read: {error.strerror}") from None
-        if not data.startswith(_SECRET_MAGIC) or len(data) > _MAX_SECRET_BYTES:
-            raise KeyFileError(f"{path} is not a secret key of this version")
-        data, found = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-        if not hmac.compare_digest(_digest(data), found):
-            raise KeyFileError(f"{path} is damaged: restore it from a copy, or make new keys")
         start = len(_SECRET_MAGIC)
+        words = len(signature.parameters.primes) * signature.parameters.ring_degree
+        data = _read_secret_file(path, start + 48 + 8 * words)
         digest, key_id = data[start : start + 32], data[start + 32 : start + 48]
         if digest != signature.digest:
             raise KeyFileError(
                 f"{path} was made for signature {digest.hex()[:16]}…, not for "
                 f"{signature.digest.hex()[:16]}…: make new keys for this program"
             )
-        client = cls(signature, secret=data[start + 48 :])
+        residues = np.frombuffer(data, "<u8", offset=start + 48)
+        client = cls(signature, secret=residues.reshape(len(signature.parameters.primes), -1))
         client._key_id = key_id
         return client
+
+
+def _read_secret_file(path: str | Path, length: int) -> bytes:
+    """The file without its digest, which is compared; refused where others may read it."""
+    try:
+        with Path(path).open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(length + _DIGEST_BYTES + 1)
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from None
+    if not data.startswith(_SECRET_MAGIC):
+        raise KeyFileError(f"{path} is not a secret key of this version")
+    if os.name == "posix" and mode & _OTHERS:
+        raise KeyFileError(f"{path} can be read by others: chmod 600 it, or make new keys")
+    content, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    if not hmac.compare_digest(_digest(content), digest):
+        raise KeyFileError(
+            f"{path} is damaged, or made for other parameters: restore it, or make new keys"
+        )
+    if len(content) != length:
+        raise KeyFileError(f"{path} was made for other parameters: make new keys for this program")
+    return content
 
 
 def _digest(data: bytes) -> bytes:

@@ -27,6 +27,8 @@ from he_inference.program import Program, Signature, check
 from he_inference.search import EXAMPLES, Search
 
 LAYOUTS = ("packed",)
+EXTREMES = 8
+"""Rows of the first layer for which the largest possible query is among synthetic examples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +87,12 @@ def compile(
     """Choose ring, primes, scales, levels and rotations for a network, at 128-bit security.
 
     layout: "packed", one query in the slots of one ciphertext.
-    precision: bits; the root mean square error of answers is at most 2^-precision times the
-        largest answer on the examples.
+    precision: bits; the root mean square error of answers is expected to be at most 2^-precision
+        times the largest answer on the examples, as an average over queries and keys.
     examples: typical queries (batch, *input_shape), by which magnitudes are judged. Answers up to
-        2^3 times larger than theirs are safe. Without them synthetic queries in the network's
-        input range are used. They are not kept.
+        2^3 times larger than theirs fit; larger ones are wrong, and where all slots of an answer
+        are alike (a network with one output) nobody notices. Without them synthetic queries in the
+        network's input range are used, extremes among them. They are not kept.
 
     Raises `CompileError` where it does not fit, naming the smallest change that would.
     """
@@ -121,7 +124,11 @@ def compile(
 
 
 def _examples(network: Network, examples: npt.ArrayLike | None) -> Array:
-    """A few queries to judge magnitudes by: the caller's, or noise of three kinds."""
+    """A few queries to judge magnitudes by: the caller's, or noise of three kinds.
+
+    Without the caller's, the extremes are among them: for the first layer's heaviest rows, the
+    query in the input range that makes each as large as it can be.
+    """
     if examples is not None:
         return check_batch(examples, network.input_shape)[: 32 * EXAMPLES]
     low, high = network.input_range
@@ -129,7 +136,20 @@ def _examples(network: Network, examples: npt.ArrayLike | None) -> Array:
     dense = rng.uniform(low, high, (EXAMPLES, *network.input_shape))
     sparse = np.where(rng.random(dense.shape) < 0.2, dense, np.clip(0.0, low, high))
     edges = np.where(rng.random(dense.shape) < 0.5, low, high)
-    return np.concatenate([dense, sparse, edges])
+    extremes = _extremes(network)
+    return np.concatenate([extremes, dense, sparse, edges])
+
+
+def _extremes(network: Network) -> Array:
+    """Queries aligned with rows of the first stage, both ways."""
+    low, high = network.input_range
+    first = affine_stages(network, [1.0] * len(network.nodes))[0].terms.get((0, 1))
+    if first is None or not first.nnz:
+        return np.zeros((0, *network.input_shape))
+    weights = np.asarray(abs(first).sum(axis=1)).ravel()
+    signs = np.sign(first[np.argsort(-weights)[:EXTREMES]].toarray())
+    queries = [np.where(sign * signs > 0, high, low) for sign in (1, -1)]
+    return np.concatenate(queries).reshape(-1, *network.input_shape).astype(np.float64)
 
 
 def _values(stages: Sequence[AffineStage], batch: Array) -> list[Array]:

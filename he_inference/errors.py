@@ -10,6 +10,7 @@
     ├── MessageError          bytes from the other side are not a valid message
     │   ├── WrongProgram          made for another program or other parameters
     │   └── UnknownKey            evaluation keys that were never registered
+    ├── AnswerOverflow        an answer was larger than the modulus has room for
     ├── KeyFileError          a secret-key file that cannot be written or read
     └── ServiceError          the other side of the network
         ├── Unreachable           nothing answers there, or it went away
@@ -65,6 +66,10 @@ class WrongProgram(MessageError):
 
 class UnknownKey(MessageError):
     """A query names evaluation keys that were never registered."""
+
+
+class AnswerOverflow(HEError):
+    """An answer was larger than the modulus has room for."""
 
 
 class KeyFileError(HEError):

@@ -29,6 +29,11 @@ SIGNATURE_FORMAT = "sottovoce-signature"
 VERSION = 1
 MAX_INSTRUCTIONS = 100_000
 MAX_SIGNATURE_BYTES = 16 << 20
+MAX_KEY_BYTES = 4 << 30
+"""Of one client's evaluation keys: a signature that asks for more is refused before any is made."""
+MAX_REGISTER_BYTES = 4 << 30
+"""Of ciphertexts alive at one time."""
+MIN_RESOLUTION = 2.0**-60
 
 Operation = Literal[
     "input", "rotate", "multiply_plain", "add_plain", "add", "multiply",
@@ -86,8 +91,10 @@ class Signature:
     output_slots: (outputs,), where the answers are.
     response_bits: bits kept of every coefficient of c0 and c1 of an answer; the lower ones are
         cut, as they hold nothing but noise.
-    precision_bits: expected −log2 of (root mean square error / largest answer).
-    resolution: a power of two about as large as that error; answers are rounded to multiples.
+    precision_bits: expected −log2 of (root mean square error / largest answer), an average over
+        queries like the examples and over keys; single keys may be a bit worse.
+    resolution: a power of two about as large as that error; answers are rounded to multiples, as
+        digits beyond it mean nothing. That hides nothing: see SECURITY.md.
     """
 
     identity: bytes
@@ -172,8 +179,8 @@ class Signature:
             output_slots=_integers(value["output_slots"]),
             output_scale=float(value["output_scale"]),
             keys=KeyPlan(
-                int(keys["relinearisation"]),
-                tuple((int(step), int(level)) for step, level in keys["rotations"]),
+                _integer(keys["relinearisation"]),
+                tuple((_integer(step), _integer(level)) for step, level in keys["rotations"]),
             ),
             response_bits=(int(value["response_bits"][0]), int(value["response_bits"][1])),
             precision_bits=float(value["precision_bits"]),
@@ -197,9 +204,10 @@ class Signature:
             and self.output_slots.ndim == 1
             and 0 < len(self.output_slots) <= slots
             and 0 <= self.output_slots.min() <= self.output_slots.max() < slots
-            and all(1 <= s < 2.0**200 for s in (self.input_scale, self.output_scale))
+            and 1 <= self.input_scale < 2.0 ** self.parameters.log_modulus(top)
+            and 1 <= self.output_scale < 2.0 ** self.parameters.log_modulus(1)
             and np.isfinite([low, high, self.precision_bits, self.resolution]).all()
-            and self.resolution > 0
+            and self.resolution >= MIN_RESOLUTION
             and all(
                 1 <= b <= self.parameters.data_primes[0].bit_length() for b in self.response_bits
             )
@@ -207,9 +215,21 @@ class Signature:
             and 0 <= self.keys.relinearisation <= top
             and steps == sorted(set(steps))
             and all(0 < s < slots and 1 <= level <= top for s, level in self.keys.rotations)
+            and self._key_words() * 8 <= MAX_KEY_BYTES
         )
         if not sound:
-            raise ValueError("its fields contradict each other")
+            raise ValueError("its fields contradict each other, or ask for more than is accepted")
+
+    def _key_words(self) -> int:
+        """64-bit words that a client's evaluation keys take while they are made."""
+        digits = sum(level * (level + 1) for level in self.keys.levels)
+        return 2 * digits * self.parameters.ring_degree
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"expected an integer, found {value!r:.40}")
+    return value
 
 
 def _integers(values: Any) -> npt.NDArray[np.int64]:
@@ -321,9 +341,24 @@ def check(program: Program) -> None:
         fault = fault or _overflow(instruction, read, program)
         if fault:
             raise ModelFileError(f"instruction {index} ({instruction.operation}): {fault}")
+    used = [i.vector for i in instructions if i.vector >= 0]
+    if len(used) != len(set(used)):
+        raise ModelFileError("a vector is used twice: it is encoded at one level and scale only")
+    if _peak_bytes(program) > MAX_REGISTER_BYTES:
+        raise ModelFileError(f"over {MAX_REGISTER_BYTES} bytes of ciphertexts alive at one time")
     last = instructions[-1]
     if (last.level, last.size) != (1, 2) or not _close(last.scale, signature.output_scale):
         raise ModelFileError("the last instruction does not yield the answer that is promised")
+
+
+def _peak_bytes(program: Program) -> int:
+    """Bytes of the ciphertexts that are alive at the worst moment of an evaluation."""
+    alive = peak = 0
+    for instruction, dying in zip(program.instructions, program.last_uses, strict=True):
+        alive += instruction.size * instruction.level
+        peak = max(peak, alive)
+        alive -= sum(program.instructions[r].size * program.instructions[r].level for r in dying)
+    return peak * program.parameters.ring_degree * 8
 
 
 _ARITY = {"input": 0, "add": 2, "multiply": 2}

@@ -61,11 +61,14 @@ class Choice:
     rescale: for every stage and every power, in the order of computation.
     waist: log2 of scale times typical value that a rescaling aims at.
     weight: log2 of scale times largest weight.
+    last: bits more for the weights of the last stage. Nothing multiplies its scale again, so they
+        are cheap, and rounding there goes straight into the answer.
     """
 
     rescale: tuple[bool, ...]
     waist: int
     weight: int
+    last: int = 0
 
 
 class MisfitError(Exception):
@@ -130,9 +133,9 @@ class Scales:
     def _stage(self, number: int) -> None:
         largest = self.plan.stages[number - 1].largest_weights
         depth = max(self.steps[source].depth_after for source in largest)
+        bits = self.choice.weight + (self.choice.last if number == len(self.plan.stages) else 0)
         scale = max(
-            self.steps[source].scale * 2.0**self.choice.weight / weight
-            for source, weight in largest.items()
+            self.steps[source].scale * 2.0**bits / weight for source, weight in largest.items()
         )
         if self._draft is not None:
             kept = self._draft.steps[number, 1]

@@ -29,6 +29,8 @@ WAIST_BITS = (range(17, 29), range(29, 37), range(37, 45))
 """Sizes tried for scaled values after a rescaling; wider ones, which cost bytes, only if needed."""
 WEIGHT_BITS = (24, 22, 20, 18, 17, 16, 15, 14, 13, 12)
 """Sizes tried for encoded weights."""
+LAST_BITS = (0, 2, 4)
+"""Bits more for those of the last stage."""
 
 
 class Search:
@@ -97,9 +99,9 @@ class Search:
         """For each size of weights the largest waist that fits; raises the last `MisfitError`."""
         fitting: list[Choice] = []
         misfit = MisfitError("no choice of primes fits")
-        for weight in WEIGHT_BITS:
+        for weight, last in product(WEIGHT_BITS, LAST_BITS):
             for waist in reversed(waists):
-                choice = Choice(pattern, waist, weight)
+                choice = Choice(pattern, waist, weight, last)
                 try:
                     self._scales(choice).literal(self._degree)
                 except MisfitError as error:
@@ -160,7 +162,8 @@ def _expected_error(choice: Choice) -> float:
     Rounding a weight costs √(N/12) units of its scale, and most weights are several times smaller
     than the largest; rescaling costs N/10 units. It ranks choices; `_measure` decides.
     """
-    return float(2.0 ** (7 - choice.weight) + 2.0 ** (10 - choice.waist))
+    rounding = 2.0 ** (6 - choice.weight) + 2.0 ** (7 - choice.weight - choice.last)
+    return float(rounding + 2.0 ** (10 - choice.waist))
 
 
 def _response_bits(parameters: Parameters, noise: NoiseModel, error: float) -> tuple[int, int]:

@@ -15,9 +15,10 @@ MAX_CLIENTS = 16
 class Server:
     """Holds a program and clients' evaluation keys; never an input, never a secret key.
 
-    Guarantee: it sees ciphertexts only. Adversary: the server itself, semi-honest or not, learns
-    nothing of a query; but a dishonest one may compute something else than the program.
-    Not protected: the weights, against a client that looks at the raw answer (see SECURITY.md).
+    Guarantee: it sees ciphertexts only, and learns nothing of a query as long as nothing that was
+    decrypted (scores, labels, whether somebody retried) comes back to it or to anyone who colludes.
+    A dishonest one may compute something else than the program. Not protected: the weights, against
+    a client that looks at the raw answer (see SECURITY.md).
     """
 
     def __init__(self, program: Program | str | Path, *, max_clients: int = MAX_CLIENTS) -> None:
@@ -59,5 +60,5 @@ class Server:
                 f"no evaluation keys with id {parsed.key_id.hex()}: register them (again) first"
             )
         self._clients.move_to_end(parsed.key_id)
-        answers = [self._evaluator.evaluate(keys, c) for c in parsed.ciphertexts]
-        return wire.write_answer(self._program.signature, answers)
+        answers = tuple(self._evaluator.evaluate(keys, c) for c in parsed.ciphertexts)
+        return wire.write_answer(self._program.signature, wire.Answer(parsed.ticket, answers))

@@ -32,6 +32,8 @@ VERSION = 1
 MAX_QUERIES = 1024
 """Queries that one message may carry."""
 KEY_ID_BYTES = 16
+TICKET_BYTES = 32
+"""Chosen by the client, returned by the server: by it a client knows an answer to its query."""
 CHECKSUM_BYTES = 16
 _HEADER = struct.Struct("<4sHH32s")
 _COUNT = struct.Struct("<I")
@@ -55,10 +57,22 @@ class Seeded(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """Encrypted inputs, and the name of the keys that go with them."""
+    """Encrypted inputs, the name of the keys that go with them, and a ticket that returns."""
 
     key_id: bytes
+    ticket: bytes
     ciphertexts: tuple[Seeded, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answers to a query's ciphertexts, with its ticket.
+
+    polynomials: (2, N) coefficients modulo the first prime for each.
+    """
+
+    ticket: bytes
+    polynomials: tuple[Residues, ...]
 
 
 SwitchingKey = tuple[Seeded, ...]
@@ -91,12 +105,9 @@ def read_keys(signature: Signature, message: bytes) -> list[SwitchingKey]:
 
 def envelope_bytes(kind: Kind) -> int:
     """Bytes of a message around its ciphertexts or keys."""
-    within = {
-        Kind.EVALUATION_KEYS: 0,
-        Kind.QUERY: KEY_ID_BYTES + _COUNT.size,
-        Kind.ANSWER: _COUNT.size,
-    }
-    return _HEADER.size + within[kind] + CHECKSUM_BYTES
+    answer = TICKET_BYTES + _COUNT.size
+    before = {Kind.QUERY: KEY_ID_BYTES + answer, Kind.ANSWER: answer}
+    return _HEADER.size + before.get(kind, 0) + CHECKSUM_BYTES
 
 
 def claimed_key_id(query: bytes) -> bytes:
@@ -114,7 +125,7 @@ def key_id(message: bytes) -> bytes:
 
 def write_query(signature: Signature, query: Query) -> bytes:
     primes = signature.parameters.data_primes
-    parts = [query.key_id, _COUNT.pack(len(query.ciphertexts))]
+    parts = [query.key_id, query.ticket, _COUNT.pack(len(query.ciphertexts))]
     parts.extend(_write_seeded(ciphertext, primes) for ciphertext in query.ciphertexts)
     return _seal(Kind.QUERY, signature, parts)
 
@@ -122,40 +133,42 @@ def write_query(signature: Signature, query: Query) -> bytes:
 def read_query(signature: Signature, message: bytes) -> Query:
     """The reverse of `write_query`; raises `MessageError`."""
     primes, degree = signature.parameters.data_primes, signature.parameters.ring_degree
-    fixed, each = KEY_ID_BYTES + _COUNT.size, _seeded_bytes(primes, degree)
-    count = _count(message, Kind.QUERY, signature, KEY_ID_BYTES)
+    before = KEY_ID_BYTES + TICKET_BYTES
+    fixed, each = before + _COUNT.size, _seeded_bytes(primes, degree)
+    count = _count(message, Kind.QUERY, signature, before)
     body = _open(Kind.QUERY, signature, message, fixed + count * each)
     reader = _Reader(body[fixed:], degree)
     ciphertexts = tuple(reader.seeded(primes) for _ in range(count))
-    return Query(bytes(body[:KEY_ID_BYTES]), ciphertexts)
+    return Query(bytes(body[:KEY_ID_BYTES]), bytes(body[KEY_ID_BYTES:before]), ciphertexts)
 
 
-def write_answer(signature: Signature, answers: Sequence[Residues]) -> bytes:
-    """answers: (2, N) coefficients modulo the first prime each, their low bits still on."""
-    parts = [_COUNT.pack(len(answers))]
-    for answer in answers:
+def write_answer(signature: Signature, answer: Answer) -> bytes:
+    """The polynomials' low bits are still on; they are cut here."""
+    parts = [answer.ticket, _COUNT.pack(len(answer.polynomials))]
+    for polynomials in answer.polynomials:
         for polynomial, cut, bits in zip(
-            answer, signature.cut_bits, signature.response_bits, strict=True
+            polynomials, signature.cut_bits, signature.response_bits, strict=True
         ):
             parts.append(pack(_shift_down(polynomial, cut, bits), bits))
     return _seal(Kind.ANSWER, signature, parts)
 
 
-def read_answer(signature: Signature, message: bytes) -> list[Residues]:
+def read_answer(signature: Signature, message: bytes) -> Answer:
     """The reverse of `write_answer`, up to the bits cut; raises `MessageError`."""
     degree, prime = signature.parameters.ring_degree, signature.parameters.data_primes[0]
     each = sum(signature.response_bits) * degree // 8
-    count = _count(message, Kind.ANSWER, signature, 0)
-    body = _open(Kind.ANSWER, signature, message, _COUNT.size + count * each)
-    reader = _Reader(body[_COUNT.size :], degree)
+    count = _count(message, Kind.ANSWER, signature, TICKET_BYTES)
+    fixed = TICKET_BYTES + _COUNT.size
+    body = _open(Kind.ANSWER, signature, message, fixed + count * each)
+    reader = _Reader(body[fixed:], degree)
     answers = []
     for _ in range(count):
-        polynomials = [
+        pair = [
             (reader.packed(bits) << np.uint64(cut)) % np.uint64(prime)
             for cut, bits in zip(signature.cut_bits, signature.response_bits, strict=True)
         ]
-        answers.append(np.stack(polynomials))
-    return answers
+        answers.append(np.stack(pair))
+    return Answer(bytes(body[:TICKET_BYTES]), tuple(answers))
 
 
 def _shift_down(values: Residues, cut: int, bits: int) -> Residues:

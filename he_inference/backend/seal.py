@@ -20,7 +20,7 @@ import tenseal.sealapi as seal
 
 from he_inference.backend import seal_format
 from he_inference.backend.clear import plain_scale
-from he_inference.errors import ParameterError
+from he_inference.errors import KeyFileError, MessageError, ParameterError
 from he_inference.nodes import Array
 from he_inference.parameters import Parameters
 from he_inference.program import Instruction, KeyPlan, Program
@@ -89,15 +89,20 @@ def _path(file: Any) -> str:
 class KeyHolder:
     """Everything that touches the secret key."""
 
-    def __init__(self, parameters: Parameters, secret: bytes | None = None) -> None:
-        """secret: what `secret` returned earlier; without it a new key is drawn by SEAL."""
+    def __init__(self, parameters: Parameters, secret: Residues | None = None) -> None:
+        """secret: what `secret` returned earlier; without it a new key is drawn by SEAL.
+
+        Raises `KeyFileError` for residues that cannot be a secret key of these parameters.
+        """
         self._parameters = parameters
         self._top = len(parameters.data_primes)
         context = _context(parameters, self._top)
         if secret is None:
             self._secret = seal.KeyGenerator(context).secret_key()
         else:
-            self._secret = _loaded(seal.SecretKey(), context, secret)
+            _check_secret(parameters, secret)
+            data = seal_format.plaintext(context.key_parms_id(), secret)
+            self._secret = _loaded(seal.SecretKey(), context, data)
         self._encoder = seal.CKKSEncoder(context)
         self._encryptor = seal.Encryptor(context, self._secret)
         self._decryptor = seal.Decryptor(context, self._secret)
@@ -105,9 +110,9 @@ class KeyHolder:
         self._generators: dict[int, Any] = {}
 
     @property
-    def secret(self) -> bytes:
-        """The secret key as SEAL saves it."""
-        return _saved(self._secret)
+    def secret(self) -> Residues:
+        """The secret key as SEAL holds it: transformed, (primes and the special one, N)."""
+        return seal_format.read_plaintext(_saved(self._secret), self._top + 1)
 
     def encrypt(self, slots: Array, scale: float) -> Seeded:
         """(slots,) → a fresh seeded ciphertext."""
@@ -116,13 +121,19 @@ class KeyHolder:
         return seal_format.read_seeded(_saved(self._encryptor.encrypt_symmetric(plain)))
 
     def decrypt(self, residues: Residues, scale: float) -> Array:
-        """(2, N) coefficients modulo the first prime → (slots,)."""
+        """(2, N) coefficients modulo the first prime → (slots,).
+
+        Raises `MessageError` for what SEAL does not take as a ciphertext.
+        """
         name = _parms_ids(self._parameters)[0]
         data = seal_format.ciphertext(name, residues[:, None], scale, ntt=False)
-        cipher = _loaded(seal.Ciphertext(), _context(self._parameters, self._top), data)
-        self._evaluator.transform_to_ntt_inplace(cipher)
         plain = seal.Plaintext()
-        self._decryptor.decrypt(cipher, plain)
+        try:
+            cipher = _loaded(seal.Ciphertext(), _context(self._parameters, self._top), data)
+            self._evaluator.transform_to_ntt_inplace(cipher)
+            self._decryptor.decrypt(cipher, plain)
+        except (RuntimeError, ValueError) as error:
+            raise MessageError(f"the answer is not a ciphertext: {error}") from None
         return np.array(self._encoder.decode_double(plain))
 
     def evaluation_keys(self, plan: KeyPlan) -> list[SwitchingKey]:
@@ -146,12 +157,21 @@ class KeyHolder:
         """A key generator on a prefix of the primes, for the same secret."""
         if level not in self._generators:
             context = _context(self._parameters, level)
-            rows = seal_format.read_plaintext(_saved(self._secret), self._top + 1)
+            rows = self.secret
             prefix = np.concatenate([rows[:level], rows[-1:]])
             data = seal_format.plaintext(context.key_parms_id(), prefix)
             secret = _loaded(seal.SecretKey(), context, data)
             self._generators[level] = seal.KeyGenerator(context, secret)
         return self._generators[level]
+
+
+def _check_secret(parameters: Parameters, secret: Residues) -> None:
+    shape = (len(parameters.primes), parameters.ring_degree)
+    if secret.shape != shape:
+        raise KeyFileError(f"a secret key of shape {secret.shape}, expected {shape}")
+    for row, prime in zip(secret, parameters.primes, strict=True):
+        if row.max() >= prime or not row.all():
+            raise KeyFileError("the file does not hold a secret key: make new keys")
 
 
 class KeySet:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import zstandard
 
+from he_inference.errors import ParameterError
 from he_inference.wire import Residues, Seeded
 
 ParmsId = Sequence[int]
@@ -68,6 +69,11 @@ def plaintext(parms_id: ParmsId, residues: Residues) -> bytes:
 
 def _members(data: bytes) -> bytes:
     """Members of an object that this process's SEAL wrote, decompressed."""
+    if not data.startswith(_MAGIC) or (data[3], data[4]) != (_MAJOR, _MINOR):
+        raise ParameterError(
+            f"this SEAL writes version {data[3]}.{data[4]} of its format, expected "
+            f"{_MAJOR}.{_MINOR}: install a release of TenSEAL that this project was tested with"
+        )
     if data[5] == 0:
         return data[_HEADER.size :]
     return zstandard.ZstdDecompressor().decompressobj().decompress(data[_HEADER.size :])
@@ -91,8 +97,13 @@ def _read_seeded(members: bytes) -> Seeded:
     *_, degree, primes, _, _ = _CIPHERTEXT.unpack_from(members)
     start = _CIPHERTEXT.size + _ARRAY_HEADER
     residues = np.frombuffer(members, "<u8", degree * primes, start).reshape(primes, degree)
-    seed_at = start + residues.nbytes + _HEADER.size + 1
-    return Seeded(residues, members[seed_at : seed_at + 64])
+    generator_at = start + residues.nbytes + _HEADER.size
+    if members[generator_at] != _BLAKE2XB:
+        raise ParameterError(
+            f"this SEAL draws from generator {members[generator_at]}, expected {_BLAKE2XB} "
+            "(Blake2xb): install a release of TenSEAL that is built with it"
+        )
+    return Seeded(residues, members[generator_at + 1 : generator_at + 65])
 
 
 def read_switching_key(data: bytes, index: int) -> tuple[Seeded, ...]:
