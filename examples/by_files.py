@@ -60,10 +60,15 @@ ROLES = {"client-asks": client_asks, "server": server_answers, "client-reads": c
 
 def main() -> None:
     """Without a role: play the owner and start the others; with one: play it."""
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python examples/by_files.py FOLDER")
     folder = Path(sys.argv[1])
     if len(sys.argv) > 2:
         ROLES[sys.argv[2]](folder)
         return
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        sys.exit(f"{folder} is not empty: keys are never overwritten; name a new folder")
     owner(folder)
     for role in ROLES:
         subprocess.run([sys.executable, __file__, str(folder), role], check=True)

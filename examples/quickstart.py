@@ -1,6 +1,7 @@
 """Ask a model without showing it your data: the whole flow in one file, keys to answer.
 
-python examples/quickstart.py
+Run it:
+    python examples/quickstart.py
 """
 
 import torch

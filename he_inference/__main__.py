@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 import he_inference
 from he_inference import wire
-from he_inference.errors import HEError, InputError
+from he_inference.errors import HEError, InputError, WrongProgram
 from workloads.datasets import DatasetError
 from workloads.demo import Report, run_demo
 from workloads.images import read_images
@@ -364,6 +364,9 @@ def query(
     secret: Annotated[
         Path | None, typer.Option(help="Secret key to use; without it a new one, not kept.")
     ] = None,
+    signature: Annotated[
+        Path | None, typer.Option(help="Signature to insist on, got by another way.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Queries in one message, 1 to 1024.")] = 16,
     certificate_authority: Annotated[Path | None, typer.Option(help="PEM file to trust.")] = None,
     insecure_plain_http: Annotated[
@@ -376,12 +379,13 @@ def query(
     with he_inference.RemoteServer(
         url, certificate_authority=certificate_authority, insecure_plain_http=insecure_plain_http
     ) as server:
-        signature = server.signature()
-        queries = read_images(images, signature.input_shape)
+        agreed = _agreed_signature(server, signature)
+        queries = read_images(images, agreed.input_shape)
         if secret is None:
-            client = he_inference.Client(signature)
+            client = he_inference.Client(agreed)
         else:
-            client = he_inference.Client.load(secret, signature)
+            client = he_inference.Client.load(secret, agreed)
+        client.check(queries)  # all of them, before the server hears of any
         with _notes.status("making and registering evaluation keys …"):
             keys = client.evaluation_keys()
             server.register(keys)
@@ -396,6 +400,21 @@ def query(
                 progress.advance(task, len(scores[-1]))
     more = {"key_bytes": len(keys), "upload_bytes": sent, "download_bytes": received}
     _report_scores(np.concatenate(scores), more, as_json)
+
+
+def _agreed_signature(
+    server: "he_inference.RemoteServer", expected: Path | None
+) -> "he_inference.Signature":
+    """The server's signature, compared with the one the user brought, if any."""
+    found = server.signature()
+    if expected is not None:
+        wanted = he_inference.load_signature(expected)
+        if wanted.digest != found.digest:
+            raise WrongProgram(
+                f"{server.url} serves signature {found.digest.hex()[:16]}…, expected "
+                f"{wanted.digest.hex()[:16]}… as in {expected}: ask whoever runs it which is right"
+            )
+    return found
 
 
 @app.command(epilog="Example: he-inference demo --queries 20 --picture digits.png")

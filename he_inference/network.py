@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
 
 from he_inference.errors import InputError, ModelError, ModelFileError
 from he_inference.nodes import (
@@ -34,7 +33,7 @@ from he_inference.nodes import (
     Shape,
     output_shape,
 )
-from he_inference.tensor_file import MALFORMED, read_tensors
+from he_inference.tensor_file import MALFORMED, read_tensors, write_tensors
 
 FORMAT = "sottovoce-network"
 VERSION = 1
@@ -89,14 +88,14 @@ class Network:
         return state.digest()
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file."""
+        """Write one safetensors file. Raises `ModelFileError`."""
         architecture, tensors = self._to_parts()
         metadata = {
             "format": FORMAT,
             "version": str(VERSION),
             "architecture": json.dumps(architecture),
         }
-        save_file(tensors, str(path), metadata=metadata)
+        write_tensors(path, tensors, metadata)
 
     def _to_parts(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         tensors: dict[str, npt.NDArray[Any]] = {}

@@ -17,12 +17,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
 
 from he_inference.errors import HEError, ModelFileError
 from he_inference.nodes import Array, Shape
 from he_inference.parameters import SECURITY_BITS, Parameters
-from he_inference.tensor_file import MALFORMED, read_tensors
+from he_inference.tensor_file import MALFORMED, read_tensors, write_tensors
 
 PROGRAM_FORMAT = "sottovoce-program"
 SIGNATURE_FORMAT = "sottovoce-signature"
@@ -284,7 +283,7 @@ class Program:
                 ]
             ),
         }  # fmt: skip
-        save_file({"vectors": np.ascontiguousarray(self.vectors)}, str(path), metadata=metadata)
+        write_tensors(path, {"vectors": np.ascontiguousarray(self.vectors)}, metadata)
 
 
 def load_program(path: str | Path) -> Program:

@@ -233,7 +233,11 @@ def _checked_host(url: str, insecure_plain_http: bool) -> str:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
         raise ServiceError(f"{url!r} is not an address: {error}") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.userinfo:
+        raise ServiceError("the address holds a user name or password: expected https://host:8443")
+    plain = parsed.path in ("", "/") and not parsed.query and not parsed.fragment
+    port_fits = parsed.port is None or 0 < parsed.port < 1 << 16
+    if parsed.scheme not in ("http", "https") or not (parsed.host and plain and port_fits):
         raise ServiceError(f"{url!r}: expected an address like https://host:8443")
     if parsed.scheme == "http" and not is_loopback(parsed.host) and not insecure_plain_http:
         raise ServiceError(

@@ -1,10 +1,12 @@
 """Reading our safetensors files, which may come from anybody: limits first, nothing executed."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from he_inference.errors import ModelFileError
 
@@ -21,12 +23,24 @@ MALFORMED = (
 """What taking apart a hostile JSON value may raise."""
 
 
+def write_tensors(
+    path: str | Path, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str]
+) -> None:
+    """Write a safetensors file, whole or not at all. Raises `ModelFileError`."""
+    try:
+        save_file(tensors, str(path), metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"{path}: cannot be written: {error}") from None
+
+
 def read_tensors(
     path: str | Path, expected_format: str, version: int
 ) -> tuple[dict[str, str], dict[str, npt.NDArray[np.float64]]]:
     """Metadata and float64 tensors of one of our safetensors files, or `ModelFileError`."""
     path = Path(path)
     try:
+        if path.is_dir():
+            raise ModelFileError(f"{path}: cannot be read: it is a folder")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ModelFileError(f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")

@@ -73,8 +73,9 @@ def _read(path: Path, shape: Shape) -> npt.NDArray[np.float32]:
             raise DatasetError(f"{path}: expected a file of at most {MAX_FILE_BYTES} bytes")
         array = _decoded(path, shape)
     except UnidentifiedImageError:
+        formats = ", ".join(_FORMATS)
         raise DatasetError(
-            f"{path}: expected one of {', '.join(_FORMATS)}, found neither"
+            f"{path}: expected a picture ({formats}), found something else"
         ) from None
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from None

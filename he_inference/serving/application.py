@@ -17,6 +17,7 @@ from he_inference.lengths import Lengths
 from he_inference.program import Program
 from he_inference.serving.journal import Journal
 from he_inference.serving.key_store import KeyStore
+from he_inference.serving.logs import logger
 from he_inference.serving.refusals import http_refusal
 from he_inference.serving.settings import Settings
 from he_inference.serving.uploads import BINARY, Uploads
@@ -64,10 +65,15 @@ class Application:
         except ServiceError as error:
             self.failure = error
             raise
+        logger().info("ready", workers=self._settings.workers, digest=self._digest_prefix)
         try:
             yield
         finally:
             await asyncio.to_thread(self.stop)
+
+    @property
+    def _digest_prefix(self) -> str:
+        return self._program.signature.digest.hex()[:16]
 
     def start(self) -> None:
         """Make the key store and start the workers. Raises `ServiceError`, leaving nothing."""

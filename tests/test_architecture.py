@@ -1,0 +1,391 @@
+"""The boundaries of the packages, read from their source: who may import whom, and what nobody may.
+
+`he_inference` is a chain: every module imports earlier ones only, in the order below. A new module
+is given its place here, or this fails.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from he_inference import errors
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("he_inference", "mpc_training", "private_models")
+
+ORDER = (
+    "errors",
+    "addresses",
+    "parameters",
+    "nodes",
+    "tensor_file",
+    "network",
+    "nn",
+    "torch_modules",
+    "affine",
+    "layouts.packed",
+    "program",
+    "noise",
+    "layouts.blocks",
+    "layouts.batched",
+    "layouts.batched_search",
+    "cost",
+    "backend.clear",
+    "schedule",
+    "search",
+    "compiler",
+    "wire",
+    "lengths",
+    "backend.seal_format",
+    "backend.seal",
+    "backend.seeds",
+    "backend.residues.vectors",
+    "backend.residues.packing",
+    "backend.residues.kernels",
+    "backend.residues.schedule",
+    "backend.residues.encoding",
+    "backend.residues.evaluator",
+    "client",
+    "server",
+    "serving.logs",
+    "serving.settings",
+    "serving.key_store",
+    "serving.listener",
+    "serving.worker",
+    "serving.refusals",
+    "serving.workers",
+    "serving.journal",
+    "serving.uploads",
+    "serving.application",
+    "service",
+    "remote",
+    "__main__",
+)
+FOLDERS = {"backend", "backend.residues", "layouts", "serving"}
+
+
+@cache
+def modules(package: str) -> dict[str, Path]:
+    """Dotted name, and file, of every module."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+EVERY = {name: path for package in PACKAGES for name, path in modules(package).items()}
+LIBRARY = {name: path for name, path in EVERY.items() if not name.endswith("__main__")}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_by(node: ast.AST, name: str) -> Iterator[str]:
+    """The modules that one statement imports, as far as they are ours down to the file."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"{name} imports relatively: write the whole name"
+        for alias in node.names:
+            whole = f"{node.module}.{alias.name}"
+            yield whole if whole in EVERY else str(node.module)
+
+
+def imports(name: str, *, types_too: bool = True) -> set[str]:
+    found = set()
+    for node in ast.walk(tree(EVERY[name])):
+        if types_too or node not in typing_only(name):
+            found |= set(imported_by(node, name))
+    return found - {name}
+
+
+@cache
+def typing_only(name: str) -> frozenset[ast.AST]:
+    """Everything under `if TYPE_CHECKING:`."""
+    return frozenset(
+        inner
+        for node in ast.walk(tree(EVERY[name]))
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    )
+
+
+def tops(name: str) -> set[str]:
+    """Top-level packages that a module imports."""
+    return {module.split(".")[0] for module in imports(name)}
+
+
+# ---------------------------------------------------------------------------- one way
+
+
+def test_every_module_has_its_place() -> None:
+    found = {name.removeprefix("he_inference.") for name in modules("he_inference")}
+    assert found - {"he_inference"} - FOLDERS == set(ORDER)
+    assert len(set(ORDER)) == len(ORDER)
+
+
+def test_imports_point_one_way() -> None:
+    """Earlier modules only; so there is no cycle either."""
+    wrong = []
+    for place, short in enumerate(ORDER):
+        earlier = {f"he_inference.{other}" for other in ORDER[:place]}
+        ours = {m for m in imports(f"he_inference.{short}") if m.startswith("he_inference")}
+        if short == "__main__":
+            ours -= {"he_inference"}  # the command line is a user of the public names
+        wrong += [f"{short} imports {module}" for module in sorted(ours - earlier)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_cycles(package: str) -> None:
+    left = {
+        name: {m for m in imports(name) if m in EVERY and m != package}
+        for name in modules(package)
+        if name != package
+    }
+    while left:
+        ready = [name for name, needs in left.items() if not needs & left.keys()]
+        assert ready, f"a cycle among {sorted(left)}"
+        for name in ready:
+            del left[name]
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARY))
+def test_no_import_hides_in_a_function(name: str) -> None:
+    """It would dodge the order. The package's own `__getattr__` loads by name: its task."""
+    for node in ast.walk(tree(LIBRARY[name])):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            hidden = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
+            assert not hidden, f"{name} line {hidden[0].lineno}"
+            if name not in PACKAGES:
+                names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+                assert not names & {"import_module", "__import__"}
+
+
+# ---------------------------------------------------------------------------- dangers
+
+
+def test_the_server_never_meets_the_client() -> None:
+    """Not even through what it imports: nothing on that side can hold a secret key."""
+    for side in ("server", "service"):
+        seen, open_ends = set(), {f"he_inference.{side}"}
+        while open_ends:
+            name = open_ends.pop()
+            seen.add(name)
+            open_ends |= {m for m in imports(name) if m in EVERY} - seen
+        assert "he_inference.client" not in seen
+    assert "he_inference.server" not in imports("he_inference.client")
+
+
+def test_the_secret_key_is_held_in_one_place() -> None:
+    holders = [
+        name
+        for name, path in modules("he_inference").items()
+        if any(isinstance(n, ast.Name) and n.id == "KeyHolder" for n in ast.walk(tree(path)))
+    ]
+    assert holders == ["he_inference.client"]
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("tenseal", {"he_inference.backend.seal"}),
+        (
+            "safetensors",
+            {"he_inference.network", "he_inference.program", "he_inference.tensor_file"},
+        ),
+        ("httpx", {"he_inference.remote"}),
+        ("dp_accounting", {"private_models.accounting"}),
+    ],
+)
+def test_one_importer(library: str, allowed: set[str]) -> None:
+    assert {name for name in LIBRARY if library in tops(name)} <= allowed
+
+
+def test_torch_is_for_training_and_translating() -> None:
+    users = {name for name in LIBRARY if "torch" in tops(name)}
+    assert {name for name in users if name.startswith("he_inference")} <= {
+        "he_inference.nn",
+        "he_inference.torch_modules",
+    }
+
+
+def test_crypten_stays_inside_mpc_training() -> None:
+    assert all(name.startswith("mpc_training") for name in EVERY if "crypten" in tops(name))
+
+
+def test_packages_know_each_other_by_one_door() -> None:
+    """Between them travel arrays, modules and bytes; the hybrid alone queries under encryption."""
+    for name in EVERY:
+        own = name.split(".")[0]
+        others = tops(name) & (set(PACKAGES) - {own})
+        if name in ("private_models.hybrid", "private_models.__main__"):
+            others -= {"he_inference"}
+        assert not others, f"{name} imports {others}"
+
+
+def test_workloads_are_for_command_lines_and_tests() -> None:
+    assert not [name for name in LIBRARY if tops(name) & {"workloads", "benchmarks", "tests"}]
+
+
+DANGERS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_nothing_read_is_executed(name: str) -> None:
+    assert not tops(name) & DANGERS
+    for node in ast.walk(tree(EVERY[name])):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "compile", "__import__")
+            options = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert options.get("allow_pickle", "False") == "False"
+            if called.endswith("torch.load"):
+                assert options.get("weights_only") == "True"
+
+
+# ---------------------------------------------------------------------------- manners
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARY))
+def test_no_assert_and_no_print(name: str) -> None:
+    for node in ast.walk(tree(LIBRARY[name])):
+        assert not isinstance(node, ast.Assert), f"line {node.lineno}: raise instead"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"line {node.lineno}"
+
+
+def test_names_say_what_is_in_a_file() -> None:
+    vague = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
+    assert not [name for name in EVERY if vague & set(name.split("."))]
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_every_module_says_what_it_is(name: str) -> None:
+    if EVERY[name].stat().st_size:
+        assert ast.get_docstring(tree(EVERY[name]))
+
+
+# ---------------------------------------------------------------------------- what gets loaded
+
+
+def loaded(statement: str) -> set[str]:
+    """Modules in a fresh interpreter after one statement."""
+    code = f"import sys\n{statement}\nsys.stdout.write(' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_importing_a_package_is_cheap(package: str) -> None:
+    assert not loaded(f"import {package}") & {"torch", "tenseal", "crypten", "scipy", "numpy"}
+
+
+@pytest.mark.parametrize("name", ["Client", "Server", "load_signature", "compile", "HEError"])
+def test_queries_need_no_torch(name: str) -> None:
+    found = loaded(f"from he_inference import {name}")
+    assert "torch" not in found
+    assert ("tenseal" in found) is (name in ("Client", "Server"))
+    assert ("he_inference.client" in found) is (name == "Client")
+    assert ("he_inference.server" in found) is (name == "Server")
+
+
+def test_training_needs_no_seal() -> None:
+    assert "tenseal" not in loaded("from he_inference import from_torch, nn")
+
+
+def test_all_that_is_offered_is_there() -> None:
+    """Every public name, found from a fresh start in either order, is the thing of that name."""
+    names = loaded_names()
+    assert {"Client", "Server", "compile", "from_torch", "load_network", "nn"} <= set(names)
+    for order in (names, names[::-1]):
+        lines = "; ".join(f"assert he.{name} is he.{name}" for name in order)
+        kinds = "assert callable(he.from_torch) and callable(he.compile)"
+        loaded(f"import he_inference as he; {lines}; {kinds}")
+    with pytest.raises(subprocess.CalledProcessError):
+        loaded("import he_inference; he_inference.nothing")
+
+
+def loaded_names() -> list[str]:
+    code = "import he_inference, sys; sys.stdout.write(' '.join(he_inference.__all__))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return done.stdout.split()
+
+
+# ---------------------------------------------------------------------------- errors
+
+
+def drawn_tree() -> dict[str, str]:
+    """Child to parent, from the drawing at the top of errors.py; four columns a generation."""
+    parents, line_of_descent = {}, []
+    for line in (errors.__doc__ or "").splitlines():
+        name = line.lstrip(" │├└─").split(" ")[0]
+        if not line.startswith("    ") or not name:
+            continue
+        depth = (len(line) - len(line.lstrip(" │├└─"))) // 4 - 1
+        del line_of_descent[depth:]
+        if line_of_descent:
+            parents[name] = line_of_descent[-1]
+        line_of_descent.append(name)
+    return parents
+
+
+def test_the_drawing_is_the_tree() -> None:
+    classes = {
+        name: kind
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    }
+    assert all(len(kind.__bases__) == 1 and kind.__doc__ for kind in classes.values())
+    parents = {name: kind.__base__.__name__ for name, kind in classes.items()}
+    assert parents.pop("HEError") == "Exception"
+    assert drawn_tree() == parents
+
+
+INTERNAL = {"MisfitError"}
+"""Caught where they are raised, and never seen by a caller."""
+
+
+def test_whatever_is_raised_on_purpose_is_in_the_tree() -> None:
+    """Exceptions defined elsewhere are private, or known to be internal, or grow from the tree."""
+    known = set(vars(errors)) | INTERNAL
+    for name, path in modules("he_inference").items():
+        if name == "he_inference.errors":
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                bases = {ast.unparse(base) for base in node.bases}
+                raised = {b for b in bases if b in known or b.endswith(("Error", "Exception"))}
+                assert raised <= set(vars(errors)) or node.name in INTERNAL, f"{name}.{node.name}"
+
+
+@pytest.mark.parametrize("name", [m for m in modules("he_inference") if not m.endswith("__main__")])
+def test_only_errors_of_the_tree_are_raised_by_name(name: str) -> None:
+    """Built-in exceptions are raised where a caller of this package never sees them: by `nn`, which
+    follows torch's manners, by `nodes` and `program` for their own callers inside, and for names
+    that a module does not have."""
+    builtin = {"ValueError", "TypeError", "RuntimeError", "KeyError", "Exception", "OSError"}
+    inside = {
+        "he_inference.nn", "he_inference.nodes", "he_inference.program", "he_inference.affine",
+    }  # fmt: skip
+    raised = {
+        ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+        for node in ast.walk(tree(EVERY[name]))
+        if isinstance(node, ast.Raise) and node.exc is not None
+    }
+    assert name in inside or not raised & builtin
