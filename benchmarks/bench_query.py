@@ -102,7 +102,8 @@ def measure_tutorial(plan: Plan, folder: Path, emit: Emit, progress: Progress) -
     tutorial.write_task(task, weights, images)
     example = images[:1, None].astype(np.float32)
     network = he_inference.from_torch(tutorial.module(weights), example)
-    he_inference.compile(network, layout=LAYOUT).program.save(program)
+    typical = mnist_sample().images
+    he_inference.compile(network, layout=LAYOUT, examples=typical).program.save(program)
     clear = tutorial.clear_logits(weights, images)
     with contextlib.ExitStack() as stack:
         systems: dict[str, _Measured] = {}
@@ -225,7 +226,7 @@ def measure_mnist(
     accuracy = float(np.mean(clear.argmax(axis=1) == test.labels))
     queries = min(plan.queries, len(test))
     task, program = folder / "mnist.npz", folder / "mnist.program"
-    compiling, compiled = measure.timed(lambda: he_inference.compile(network, layout=LAYOUT))
+    compiling, compiled = measure.timed(lambda: _compiled(network))
     compiled.program.save(program)
     tutorial.write_task(task, {}, np.asarray(test.images[:queries, 0], dtype=np.float64))
     try:
@@ -263,6 +264,10 @@ def _evaluate(network: he_inference.Network, data: Dataset, batch: int = 1000) -
     starts = range(0, len(data), batch)
     parts = [data.images[start : start + batch].astype(np.float64) for start in starts]
     return np.concatenate([network.evaluate(part) for part in parts])
+
+
+def _compiled(network: he_inference.Network) -> he_inference.Compiled:
+    return he_inference.compile(network, layout=LAYOUT, examples=mnist_sample().images)
 
 
 def server_memory(program: Path, images: npt.NDArray[np.float32], folder: Path) -> Row:

@@ -123,14 +123,14 @@ class Client:
 
     def _scores(self, residues: Residues) -> Array:
         scale = self.signature.output_scale
-        slots = self._keys.decrypt(residues, scale)
-        # What wrapped around the modulus looks random, and then most slots are this large.
-        if np.abs(slots).max() * scale > self.signature.parameters.data_primes[0] / 2:
+        scores = self._keys.decrypt(residues, scale)[self.signature.output_slots]
+        # An answer is far smaller; what wrapped around the modulus is about as large as it.
+        if np.abs(scores).max() * scale > self.signature.parameters.data_primes[0] / 2:
             raise AnswerOverflow(
                 "the answer is larger than the modulus has room for: compile the network with "
                 "examples that are as large as this query, or the answer was tampered with"
             )
-        return slots[self.signature.output_slots]
+        return scores
 
     def save(self, path: str | Path) -> None:
         """Write the secret key to a new file that only its owner may read (mode 0600).

@@ -11,6 +11,7 @@ The passes, in order:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +108,7 @@ def compile(
         if not any(matrix.nnz for matrix in stage.terms.values()):
             raise CompileError(f"layer {number} does not depend on the query")
     values = _values(stages, batch)
+    best: Compiled | None = None
     shortfalls: list[str] = []
     for degree in MAX_LOG_MODULUS:
         try:
@@ -114,13 +116,20 @@ def compile(
         except CompileError as error:
             shortfalls.append(f"N = {degree}: {error}")
             continue
-        found = Search(network, plan, degree, values, batch, precision).run()
+        # A larger ring can be cheaper: twice the slots may halve the rotations of a wide layer.
+        limit = inf if best is None else best.cost.server_ms
+        found = Search(network, plan, degree, values, batch, precision).run(limit)
         if isinstance(found, Program):
-            check(found)
-            return Compiled(network, found, cost(found))
-        shortfalls.append(f"N = {degree}: {found}")
-    listing = "\n".join(f"  {line}" for line in shortfalls)
-    raise CompileError(f"the network does not fit at {precision:g} bits of precision:\n{listing}")
+            best = Compiled(network, found, cost(found))
+        elif best is not None:
+            break
+        else:
+            shortfalls.append(f"N = {degree}: {found}")
+    if best is None:
+        listing = "\n".join(f"  {line}" for line in shortfalls)
+        raise CompileError(f"the network does not fit at {precision:g} bits:\n{listing}")
+    check(best.program)
+    return best
 
 
 def _examples(network: Network, examples: npt.ArrayLike | None) -> Array:

@@ -75,6 +75,10 @@ class MisfitError(Exception):
     """A choice cannot be realised; the message says why."""
 
 
+class SmallPrimeError(MisfitError):
+    """A rescaling would divide by too small a prime: larger scales may fit."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One stage or one power: its operands' depth, the scale of the product, what comes after.
@@ -175,7 +179,7 @@ class Scales:
         data = [self.bits.get(depth, 0) for depth in reversed(range(self.deepest))]
         data.insert(0, max(last, MIN_PRIME_BITS))
         if min(data) < MIN_PRIME_BITS:
-            raise MisfitError("rescaling there would divide by too small a prime")
+            raise SmallPrimeError("rescaling there would divide by too small a prime")
         bound = MAX_LOG_MODULUS[degree]
         special = min(MAX_PRIME_BITS, bound - sum(data))
         if special < max(data):

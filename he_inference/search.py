@@ -1,6 +1,7 @@
 """The cheapest choice of places to rescale, and of primes, that holds the precision asked for."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from math import ceil, inf, log2
@@ -18,9 +19,17 @@ from he_inference.nodes import Array
 from he_inference.noise import NoiseModel
 from he_inference.parameters import Parameters
 from he_inference.program import Instruction, KeyPlan, Program, Signature
-from he_inference.schedule import Choice, Magnitude, MisfitError, Scales, emit, powers_needed
+from he_inference.schedule import (
+    Choice,
+    Magnitude,
+    MisfitError,
+    Scales,
+    SmallPrimeError,
+    emit,
+    powers_needed,
+)
 
-MAX_CHOICES = 12
+MAX_CHOICES = 10
 """Up to so many products every subset of places to rescale is tried."""
 EXAMPLES = 16
 MEASURED = 3
@@ -55,10 +64,15 @@ class Search:
         }
         self._products = sum(map(len, powers)) + len(plan.stages)
 
-    def run(self) -> Program | str:
-        """A program, or why there is none."""
+    def run(self, below_ms: float = inf) -> Program | str:
+        """The cheapest program that is estimated to take less than `below_ms` on the server.
+
+        Else why there is none.
+        """
         best, reason = -1.0, "no choice of primes fits"
-        for pattern in sorted(self._patterns(), key=self._price):
+        for price, pattern in sorted((self._price(p), p) for p in self._patterns()):
+            if price >= below_ms:
+                return f"{reason}: all that is left takes longer than {below_ms:.0f} ms"
             for waists in WAIST_BITS:
                 try:
                     choices = self._fitting(pattern, waists)
@@ -80,8 +94,15 @@ class Search:
     def _patterns(self) -> Iterator[tuple[bool, ...]]:
         if self._products <= MAX_CHOICES:
             yield from product((True, False), repeat=self._products)
-        else:
-            yield (True,) * self._products
+            return
+        yield (True,) * self._products
+        powers = powers_needed(self._plan)
+        yield tuple(
+            power > 1
+            for number, higher in enumerate(powers)
+            for power in (1, *higher)
+            if number or power > 1
+        )
 
     def _scales(self, choice: Choice) -> Scales:
         return Scales(self._plan, self._magnitudes, choice)
@@ -97,6 +118,9 @@ class Search:
 
     def _fitting(self, pattern: tuple[bool, ...], waists: range) -> list[Choice]:
         """For each size of weights the largest waist that fits; raises the last `MisfitError`."""
+        with suppress(SmallPrimeError):  # where the smallest is too large, all are
+            least = Choice(pattern, WAIST_BITS[0][0], WEIGHT_BITS[-1])
+            self._scales(least).literal(self._degree)
         fitting: list[Choice] = []
         misfit = MisfitError("no choice of primes fits")
         for weight, last in product(WEIGHT_BITS, LAST_BITS):
