@@ -28,7 +28,7 @@ check: .venv/.ready
 
 bench: .venv/.ready
 	$(RUN) -m benchmarks run query --peers
-	$(RUN) -m benchmarks report
+	$(RUN) -m benchmarks readme
 
 setup: .venv/.ready
 

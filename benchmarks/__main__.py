@@ -15,6 +15,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks import bench_query, measure
+from benchmarks.readme import blocks, filled
 from benchmarks.report import markdown
 
 RESULTS_FOLDER = Path(__file__).resolve().parent / "results"
@@ -114,6 +115,14 @@ def report(
     if not path.is_file():
         _refuse(f"{path} is not there: run `python -m benchmarks run query` first")
     _show(path)
+
+
+@app.command()
+def readme() -> None:
+    """Write the figures of results/query.jsonl into README.md."""
+    page = RESULTS_FOLDER.parents[1] / "README.md"
+    contents = blocks(measure.read_rows(RESULTS_FOLDER / "query.jsonl"))
+    page.write_text(filled(page.read_text(encoding="utf-8"), contents), encoding="utf-8")
 
 
 def _show(path: Path) -> None:

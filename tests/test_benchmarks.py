@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import he_inference
-from benchmarks import bench_query, measure, peer_environment, published, tutorial
+from benchmarks import bench_query, measure, peer_environment, published, readme, tutorial
 from benchmarks.__main__ import BENCHMARKS, app
 from benchmarks.measure import Span, Summary
 from benchmarks.peers.protocol import Array, System, Weights, serve
@@ -299,3 +299,18 @@ def test_a_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 if __name__ == "__main__":
     serve(ToySystem())
+
+
+def test_every_figure_in_the_readme_is_measured() -> None:
+    """`python -m benchmarks readme` would change nothing."""
+    root = Path(__file__).resolve().parents[1]
+    page = (root / "README.md").read_text(encoding="utf-8")
+    rows = list(measure.read_rows(root / "benchmarks" / "results" / "query.jsonl"))
+    assert readme.filled(page, readme.blocks(rows)) == page
+    assert "<!-- figures: summary -->" in page
+
+
+def test_a_page_with_other_figures_is_noticed() -> None:
+    page = "<!-- figures: summary -->\nmade up\n<!-- /figures -->\n"
+    filled = readme.filled(page, {"summary": "measured\n"})
+    assert filled == "<!-- figures: summary -->\nmeasured\n<!-- /figures -->\n"

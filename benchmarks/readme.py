@@ -1,0 +1,54 @@
+"""The figures in README.md, taken from a run's results so that nobody types one.
+
+A block stands between `<!-- figures: NAME -->` and `<!-- /figures -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from benchmarks.measure import Row
+from benchmarks.report import markdown
+
+_BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
+_SHOWN = ("environment", "tutorial", "mnist", "failure")
+
+
+def blocks(rows: Iterable[Row]) -> dict[str, str]:
+    """Text of every block by name, for the rows of `results/query.jsonl`."""
+    found = list(rows)
+    shown = [row for row in found if row.get("kind") in _SHOWN]
+    tables = markdown(shown).replace("\n## ", "\n### ")
+    return {"summary": _summary(found), "query": tables}
+
+
+def _summary(rows: Iterable[Row]) -> str:
+    by_kind: dict[str, list[Row]] = {}
+    for row in rows:
+        by_kind.setdefault(str(row.get("kind")), []).append(row)
+    ours = by_kind["mnist"][0]
+    peers = [row for row in by_kind["tutorial"] if row["source"] != "ours measured"]
+    ratios = ", ".join(
+        f"**{row['cpu_ratio_to_ours']:.1f} times** less than {row['system']}'s"
+        for row in sorted(peers, key=lambda row: -float(row["cpu_ratio_to_ours"]))
+    )
+    return (
+        f"- **{ours['accuracy_percent']:.2f} %** of MNIST's {ours['accuracy_images']:,} test images, "
+        f"by the network that ships; {ours['labels_equal']} of {ours['queries']} encrypted queries "
+        "got the label that they get in the clear.\n"
+        f"- One query takes **{ours['cpu_ms']:.0f} ms** of CPU, client and server together, "
+        f"{ours['request_bytes'] / 1e3:.0f} kB up and {ours['response_bytes'] / 1e3:.0f} kB down, "
+        f"{ours['evaluation_key_bytes'] / 1e6:.1f} MB of keys once, and "
+        f"{ours['server_peak_bytes'] / 1e6:.0f} MB of memory on the server.\n"
+        f"- On TenSEAL's tutorial network, in one run on one core: {ratios}.\n"
+    )
+
+
+def filled(text: str, contents: Mapping[str, str]) -> str:
+    """A page with its blocks replaced. Raises KeyError for a block that nothing is known of."""
+
+    def replacement(match: re.Match[str]) -> str:
+        return f"{match[1]}{contents[match[2]]}{match[3]}"
+
+    return _BLOCK.sub(replacement, text)
