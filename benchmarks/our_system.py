@@ -10,7 +10,7 @@ import numpy as np
 import he_inference
 from benchmarks import measure
 from benchmarks.peers.protocol import Array, System, Weights, serve
-from he_inference.program import Signature
+from he_inference.signature import Signature
 
 
 class OurSystem(System):

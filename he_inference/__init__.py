@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from he_inference import nn as nn
+    from he_inference.checker import load_program as load_program
     from he_inference.client import Client as Client
     from he_inference.compiler import Compiled as Compiled
     from he_inference.compiler import compile as compile
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
     from he_inference.network import load_network as load_network
     from he_inference.parameters import Parameters as Parameters
     from he_inference.program import Program as Program
-    from he_inference.program import Signature as Signature
-    from he_inference.program import load_program as load_program
-    from he_inference.program import load_signature as load_signature
     from he_inference.remote import RemoteServer as RemoteServer
     from he_inference.server import Server as Server
+    from he_inference.signature import Signature as Signature
+    from he_inference.signature import load_signature as load_signature
     from he_inference.torch_modules import from_torch as from_torch
 
 _HOMES = {
@@ -42,12 +42,12 @@ _HOMES = {
     "Program": "program",
     "RemoteServer": "remote",
     "Server": "server",
-    "Signature": "program",
+    "Signature": "signature",
     "compile": "compiler",
     "from_torch": "torch_modules",
     "load_network": "network",
-    "load_program": "program",
-    "load_signature": "program",
+    "load_program": "checker",
+    "load_signature": "signature",
 }
 __all__ = [*sorted(_HOMES), "nn"]
 

@@ -6,24 +6,16 @@ demo                                                              all of it, on 
 """
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from io import TextIOWrapper
 from pathlib import Path
-from secrets import token_hex
 from time import process_time
 from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError
 
 import he_inference
-from he_inference import wire
+from he_inference import terminal, user_files, wire
 from he_inference.errors import HEError, InputError, WrongProgram
 from workloads.datasets import DatasetError
 from workloads.demo import Report, run_demo
@@ -34,7 +26,6 @@ USER_ERROR = 2
 INTERRUPTED = 130
 MAX_DIGITS = 300
 """As many as the sample holds that comes with the project."""
-_SECRET_BEGINS = b"STVCSECRET"
 _MAX_SEED = 2**32 - 1
 _Misuse = cast(type[Exception], typer.BadParameter.__mro__[2])
 """click's ClickException, or that of the copy of click which newer releases of typer hold."""
@@ -46,8 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-_notes = Console(stderr=True)
-_out = Console()
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 SignatureFile = Annotated[Path, typer.Argument(help="Signature that `compile` wrote.")]
@@ -58,92 +47,14 @@ Images = Annotated[
 ]
 
 
-def _report(values: dict[str, Any], text: str, as_json: bool) -> None:
-    """The result: for a machine, or for a person."""
-    if as_json:
-        sys.stdout.write(json.dumps(values) + "\n")
-    else:
-        _out.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _bar(quiet: bool, unit: str) -> Iterator[Progress]:
-    """A progress bar with the time to go, on stderr so that results can be piped."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-    )
-    hidden = quiet or not _notes.is_terminal
-    with Progress(*columns, console=_notes, disable=hidden, transient=True) as progress:
-        yield progress
-
-
-def _check_output(path: Path, *read: Path) -> None:
-    """Refuse, before any work is done, a file that cannot or should not be written."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"{path} cannot be written: {path.parent} is not a folder")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{path} cannot be written: no permission to write in {path.parent}")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: expected the name of a file to write")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is not an ordinary file: name another to write")
-    if path.resolve() in [other.resolve() for other in read]:
-        raise InputError(f"{path} is named twice, and would be overwritten: name another to write")
-    if path.is_file() and _first_bytes(path, len(_SECRET_BEGINS)) == _SECRET_BEGINS:
-        raise InputError(f"{path} is a secret key, which is never overwritten: name another")
-
-
-def _first_bytes(path: Path, count: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(count)
-    except OSError:
-        return b""
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of it or nothing: whatever interrupts this, nobody finds half a file."""
-    target = path.resolve()
-    part = target.with_name(f".{token_hex(8)}.part")
-    try:
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def _save(save: Callable[[Path], None], path: Path) -> None:
-    """Likewise for what safetensors writes, which makes a temporary file of its own."""
-    try:
-        save(path.resolve())
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be written: {error}") from None
+def signature_path(program: Path) -> Path:
+    """Where `compile` puts the public part of a program."""
+    return program.with_name(program.name + ".signature")
 
 
 def _check_range(option: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise InputError(f"{option} {value}: expected {low} to {high}")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def signature_path(program: Path) -> Path:
-    """Where `compile` puts the public part of a program."""
-    return program.with_name(program.name + ".signature")
 
 
 @app.command(
@@ -163,17 +74,18 @@ def train(
     import torch
 
     from workloads.datasets import mnist
-    from workloads.fitting import PLANS, TEACHER, FittingError, fitting_progress, train_mnist
+    from workloads.fitting import FittingError, fitting_progress
+    from workloads.training import PLANS, TEACHER, train_mnist
 
     names = [name for name in PLANS if name != TEACHER]  # its ReLUs have no encrypted form
     if architecture not in names:
         raise InputError(f"--architecture {architecture!r}: expected one of {', '.join(names)}")
     _check_range("--seed", seed, 0, _MAX_SEED)
-    _check_output(output)
+    user_files.check_output(output)
     torch.set_num_threads(1)  # steps are small: a second thread costs more than it brings
     splits = mnist(data)
     try:
-        if as_json or not _notes.is_terminal:
+        if as_json or not terminal.notes.is_terminal:
             module, result = train_mnist(architecture, epochs=epochs, seed=seed, data=splits)
         else:
             with fitting_progress() as progress:
@@ -182,7 +94,7 @@ def train(
                 )
     except FittingError as error:
         raise InputError(str(error)) from None
-    _save(he_inference.from_torch(module, splits.train.images[:64]).save, output)
+    user_files.save_whole(he_inference.from_torch(module, splits.train.images[:64]).save, output)
     values = {
         "model": str(output),
         "architecture": architecture,
@@ -191,7 +103,7 @@ def train(
         "seconds": result.seconds,
     }
     text = f"{output}: {result.test_accuracy:.2%} of the test images, {result.seconds:.0f} s"
-    _report(values, text, as_json)
+    terminal.report(values, text, as_json)
 
 
 @app.command(
@@ -201,7 +113,7 @@ def train(
 def compile_(
     model: Annotated[Path, typer.Argument(help="Network saved by `train` or Network.save.")],
     output: Output,
-    precision: Annotated[float, typer.Option(help="Bits of the answers to hold.")] = 8.0,
+    precision: Annotated[float, typer.Option(help="Bits of the answers to hold.")] = 10.0,
     examples: Annotated[
         Path | None, typer.Option(help="Typical queries, to judge magnitudes by; not kept.")
     ] = None,
@@ -209,14 +121,14 @@ def compile_(
 ) -> None:
     """Compile a network for encryption: a program for the server, a signature for clients."""
     read = [model] if examples is None else [model, examples]
-    _check_output(output, *read)
-    _check_output(signature_path(output), *read)
+    user_files.check_output(output, *read)
+    user_files.check_output(signature_path(output), *read)
     network = he_inference.load_network(model)
     typical = None if examples is None else read_images([examples], network.input_shape)
-    with _notes.status("choosing parameters …"):
+    with terminal.notes.status("choosing parameters …"):
         compiled = he_inference.compile(network, precision=precision, examples=typical)
-    _save(compiled.program.save, output)
-    _write(signature_path(output), compiled.signature.to_bytes())
+    user_files.save_whole(compiled.program.save, output)
+    user_files.write(signature_path(output), compiled.signature.to_bytes())
     parameters, cost = compiled.parameters, compiled.cost
     values = {
         "program": str(output),
@@ -233,7 +145,7 @@ def compile_(
         "server_ms": cost.server_ms,
     }
     files = f"{output} (for the server) and {signature_path(output)} (for clients)"
-    _report(values, f"{compiled.summary()}\nwritten       {files}", as_json)
+    terminal.report(values, f"{compiled.summary()}\nwritten       {files}", as_json)
 
 
 @app.command(
@@ -247,12 +159,12 @@ def keygen(
     as_json: Json = False,
 ) -> None:
     """Make keys: a secret one that stays here, evaluation keys for the server."""
-    _check_output(evaluation, secret, signature)
+    user_files.check_output(evaluation, secret, signature)
     client = he_inference.Client(he_inference.load_signature(signature))
     keys = client.evaluation_keys()
     client.save(secret)
     try:
-        _write(evaluation, keys)
+        user_files.write(evaluation, keys)
     except InputError:
         secret.unlink()  # of no use alone, and in the way of the next attempt
         raise
@@ -261,7 +173,7 @@ def keygen(
         f"key {client.key_id}\n{secret} stays on this machine; {evaluation} "
         f"({len(keys) / 1e6:.2f} MB) goes to the server"
     )
-    _report(values, text, as_json)
+    terminal.report(values, text, as_json)
 
 
 @app.command(
@@ -275,14 +187,14 @@ def encrypt(
     as_json: Json = False,
 ) -> None:
     """Encrypt queries into one message."""
-    _check_output(output, signature, secret, *images)
+    user_files.check_output(output, signature, secret, *images)
     client = he_inference.Client.load(secret, he_inference.load_signature(signature))
     queries = read_images(images, client.signature.input_shape)
     message = client.encrypt(queries)
-    _write(output, message)
+    user_files.write(output, message)
     values = {"queries": len(queries), "bytes": len(message)}
     count = "1 query" if len(queries) == 1 else f"{len(queries)} queries"
-    _report(values, f"{output}: {count}, {len(message) / 1e3:.1f} kB", as_json)
+    terminal.report(values, f"{output}: {count}, {len(message) / 1e3:.1f} kB", as_json)
 
 
 @app.command(
@@ -296,15 +208,15 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a message of queries without seeing them."""
-    _check_output(output, program, evaluation, query)
+    user_files.check_output(output, program, evaluation, query)
     server = he_inference.Server(program)
-    server.register(_read(evaluation))
+    server.register(user_files.read(evaluation))
     started = process_time()
-    answer = server.evaluate(_read(query))
+    answer = server.evaluate(user_files.read(query))
     milliseconds = 1e3 * (process_time() - started)
-    _write(output, answer)
+    user_files.write(output, answer)
     values = {"bytes": len(answer), "server_ms": milliseconds}
-    _report(values, f"{output}: {len(answer) / 1e3:.1f} kB, {milliseconds:.0f} ms", as_json)
+    terminal.report(values, f"{output}: {len(answer) / 1e3:.1f} kB, {milliseconds:.0f} ms", as_json)
 
 
 @app.command(epilog="Example: he-inference decrypt mnist.program.signature my.key answer.bin")
@@ -316,7 +228,7 @@ def decrypt(
 ) -> None:
     """Decrypt an answer: a label and rounded scores for every query."""
     client = he_inference.Client.load(secret, he_inference.load_signature(signature))
-    _report_scores(client.decrypt(_read(answer)), {}, as_json)
+    _report_scores(client.decrypt(user_files.read(answer)), {}, as_json)
 
 
 def _report_scores(scores: Any, more: dict[str, Any], as_json: bool) -> None:
@@ -326,7 +238,7 @@ def _report_scores(scores: Any, more: dict[str, Any], as_json: bool) -> None:
         for number, (label, row) in enumerate(zip(labels, scores, strict=True))
     ]
     text = "\n".join(["query  label  scores", *rows])
-    _report({"labels": labels, "scores": scores.tolist(), **more}, text, as_json)
+    terminal.report({"labels": labels, "scores": scores.tolist(), **more}, text, as_json)
 
 
 @app.command(epilog="Example: he-inference serve mnist.program --port 8443")
@@ -386,11 +298,11 @@ def query(
         else:
             client = he_inference.Client.load(secret, agreed)
         client.check(queries)  # all of them, before the server hears of any
-        with _notes.status("making and registering evaluation keys …"):
+        with terminal.notes.status("making and registering evaluation keys …"):
             keys = client.evaluation_keys()
             server.register(keys)
         scores, sent, received = [], 0, 0
-        with _bar(as_json, "queries") as progress:
+        with terminal.bar(as_json, "queries") as progress:
             task = progress.add_task("encrypted queries", total=len(queries))
             for start in range(0, len(queries), batch):
                 message = client.encrypt(queries[start : start + batch])
@@ -427,8 +339,8 @@ def demo(
 ) -> None:
     """Classify encrypted handwritten digits: a server on loopback, a client, and what it cost."""
     _check_range("--queries", queries, 1, MAX_DIGITS)
-    _check_output(picture)
-    with _bar(as_json, "digits") as progress:
+    user_files.check_output(picture)
+    with terminal.bar(as_json, "digits") as progress:
         task = progress.add_task("compiling, starting a server", total=queries)
 
         def show(stage: str, done: int) -> None:
@@ -442,16 +354,15 @@ def demo(
 
 
 def _show_demo(report: Report) -> None:
-    braille = _out.encoding.startswith("utf")
-    for line in terminal_digits(report.images, report.captions(), _out.width, braille=braille):
-        _out.print(line, highlight=False)
-    _out.print(report.table())
-    _out.print(f"picture saved: {report.picture}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _complain(text: str) -> None:
-    line = f"he-inference: {text}"
-    _notes.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    braille = terminal.out.encoding.startswith("utf")
+    for line in terminal_digits(
+        report.images, report.captions(), terminal.out.width, braille=braille
+    ):
+        terminal.out.print(line, highlight=False)
+    terminal.out.print(report.table())
+    terminal.out.print(
+        f"picture saved: {report.picture}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _misuse(error: Any) -> str:
@@ -470,40 +381,27 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has seen enough
-        _forget_output()
+        terminal.forget_output()
         return 1
     except (HEError, DatasetError) as error:
-        _complain(str(error))
+        terminal.complain(str(error))
     except _Misuse as error:
         if str(error):  # without any verb typer has shown the help, and says no more
-            _complain(_misuse(error))
+            terminal.complain(_misuse(error))
     except ModuleNotFoundError as error:
-        _complain(f"this verb needs {error.name or 'a package'}: pip install 'sottovoce[all]'")
+        terminal.complain(
+            f"this verb needs {error.name or 'a package'}: pip install 'sottovoce[all]'"
+        )
     except OSError as error:
-        _forget_output()
-        _complain(str(error))
+        terminal.forget_output()
+        terminal.complain(str(error))
     return USER_ERROR
-
-
-def _forget_output() -> None:
-    """What could not be written: at the end Python would try again, and fail again."""
-    with suppress(OSError, ValueError):  # in a test there is no descriptor
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-def _show_what_can_be_shown(console: Console, stream: Any) -> None:
-    """Characters that a terminal does not know become question marks, not an error."""
-    if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(errors="replace")
-    console.file = stream
 
 
 def main() -> None:
     """Run a verb; a user's mistake is one line on stderr and exit code 2."""
-    _show_what_can_be_shown(_out, sys.stdout)
-    _show_what_can_be_shown(_notes, sys.stderr)
+    terminal.show_what_can_be_shown(terminal.out, sys.stdout)
+    terminal.show_what_can_be_shown(terminal.notes, sys.stderr)
     sys.exit(_run())
 
 

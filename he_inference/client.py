@@ -15,7 +15,7 @@ from he_inference.backend.seal import KeyHolder
 from he_inference.errors import AnswerOverflow, InputError, KeyFileError, MessageError
 from he_inference.network import check_batch
 from he_inference.nodes import Array
-from he_inference.program import Signature
+from he_inference.signature import Signature
 from he_inference.wire import Residues
 
 _SECRET_MAGIC = b"STVCSECRET1\n"

@@ -6,7 +6,7 @@ The passes, in order:
 2. pack      `layouts.packed`  matrices become rotations and products over slots
 3. search    `search`          where to rescale, and the bits of every prime
 4. schedule  `schedule`        instructions with exact levels and scales
-5. check     `program.check`   levels and scales once more, by independent code
+5. check     `checker`         levels and scales once more, by independent code
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,16 @@ import numpy.typing as npt
 
 from he_inference.affine import AffineStage, affine_stages
 from he_inference.backend import clear
+from he_inference.checker import check
 from he_inference.cost import Cost, cost
 from he_inference.errors import CompileError
 from he_inference.layouts.packed import pack
 from he_inference.network import Network, check_batch
 from he_inference.nodes import Array
 from he_inference.parameters import MAX_LOG_MODULUS, Parameters
-from he_inference.program import Program, Signature, check
+from he_inference.program import Program
 from he_inference.search import EXAMPLES, Search
+from he_inference.signature import Signature
 
 LAYOUTS = ("packed",)
 EXTREMES = 8
@@ -82,7 +84,7 @@ def compile(
     network: Network,
     *,
     layout: str = "packed",
-    precision: float = 8.0,
+    precision: float = 10.0,
     examples: npt.ArrayLike | None = None,
 ) -> Compiled:
     """Choose ring, primes, scales, levels and rotations for a network, at 128-bit security.

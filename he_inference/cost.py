@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from math import log2
 
 from he_inference.parameters import Parameters
-from he_inference.program import Instruction, Program, Signature
+from he_inference.program import Instruction, Program
+from he_inference.signature import Signature
 
 SEED_BYTES = 64
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from he_inference import wire
 from he_inference.cost import download_bytes, key_bytes, upload_bytes
-from he_inference.program import Signature
+from he_inference.signature import Signature
 
 
 @dataclass(frozen=True)

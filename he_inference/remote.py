@@ -31,7 +31,8 @@ from he_inference.errors import (
     WrongProgram,
 )
 from he_inference.lengths import Lengths
-from he_inference.program import MAX_SIGNATURE_BYTES, Signature
+from he_inference.signature import MAX_BYTES as MAX_SIGNATURE_BYTES
+from he_inference.signature import Signature
 
 BINARY = "application/octet-stream"
 DEFAULT_TIMEOUT = 90.0

@@ -18,7 +18,7 @@ from he_inference.network import Network
 from he_inference.nodes import Array
 from he_inference.noise import NoiseModel
 from he_inference.parameters import Parameters
-from he_inference.program import Instruction, KeyPlan, Program, Signature
+from he_inference.program import Instruction, Program
 from he_inference.schedule import (
     Choice,
     Magnitude,
@@ -28,6 +28,7 @@ from he_inference.schedule import (
     emit,
     powers_needed,
 )
+from he_inference.signature import KeyPlan, Signature
 
 MAX_CHOICES = 10
 """Up to so many products every subset of places to rescale is tried."""

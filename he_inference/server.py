@@ -5,8 +5,10 @@ from pathlib import Path
 
 from he_inference import wire
 from he_inference.backend.seal import Evaluator, KeySet
+from he_inference.checker import load_program
 from he_inference.errors import UnknownKey
-from he_inference.program import Program, Signature, load_program
+from he_inference.program import Program
+from he_inference.signature import Signature
 
 MAX_CLIENTS = 16
 """Sets of evaluation keys held at a time; the one unused for longest makes room."""

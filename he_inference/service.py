@@ -36,8 +36,9 @@ from typing import IO, Any
 import uvicorn
 from starlette.applications import Starlette
 
+from he_inference.checker import load_program
 from he_inference.errors import ServiceError
-from he_inference.program import Program, load_program
+from he_inference.program import Program
 from he_inference.serving.application import Application, starlette
 from he_inference.serving.listener import configuration, listen, signals_absorbed
 from he_inference.serving.logs import relay_uvicorn

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from he_inference.cost import SEED_BYTES, key_primes
 from he_inference.errors import MessageError, WrongProgram
-from he_inference.program import Signature
+from he_inference.signature import Signature
 
 Residues = npt.NDArray[np.uint64]
 

@@ -31,11 +31,10 @@ ORDER = (
     "torch_modules",
     "affine",
     "layouts.packed",
+    "signature",
     "program",
+    "checker",
     "noise",
-    "layouts.blocks",
-    "layouts.batched",
-    "layouts.batched_search",
     "cost",
     "backend.clear",
     "schedule",
@@ -45,19 +44,7 @@ ORDER = (
     "lengths",
     "backend.seal_format",
     "backend.seal",
-    "backend.seeds",
-    "backend.residues.vectors",
-    "backend.residues.packing",
-    "backend.residues.kernels",
-    "backend.residues.schedule",
-    "backend.residues.encoding",
-    "backend.residues.evaluator",
-    "backend.residues.torch_evaluator",
-    "batch_wire",
-    "tickets",
-    "encryption_worker",
     "client",
-    "batch_client",
     "server",
     "serving.logs",
     "serving.settings",
@@ -71,11 +58,12 @@ ORDER = (
     "serving.application",
     "service",
     "remote",
+    "terminal",
+    "user_files",
     "__main__",
 )
-SECRET_HOLDERS = {"client", "batch_client", "encryption_worker"}
-"""The client of either layout, and the process that encrypts for it; nobody else sees a key."""
-FOLDERS = {"backend", "backend.residues", "layouts", "serving"}
+SECRET_HOLDERS = {"client"}
+FOLDERS = {"backend", "layouts", "serving"}
 
 
 @cache
@@ -221,7 +209,7 @@ def test_one_importer(library: str, allowed: set[str]) -> None:
 
 def test_torch_is_for_training_translating_and_accelerators() -> None:
     users = {name for name in modules("he_inference") if "torch" in tops(name)}
-    allowed = {"nn", "torch_modules", "backend.residues.torch_evaluator", "__main__"}
+    allowed = {"nn", "torch_modules", "__main__"}
     assert users <= {f"he_inference.{name}" for name in allowed}
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from he_inference import from_torch
 from he_inference.backend import clear
+from he_inference.checker import check
 from he_inference.compiler import Compiled, compile
 from he_inference.cost import cost, download_bytes, instruction_ms, key_bytes, upload_bytes
 from he_inference.errors import CompileError, InputError
@@ -21,7 +22,7 @@ from he_inference.nn import Polynomial, Square
 from he_inference.nodes import Array, Input, Linear
 from he_inference.noise import NoiseModel
 from he_inference.parameters import MAX_LOG_MODULUS
-from he_inference.program import OPERATIONS, check
+from he_inference.program import OPERATIONS
 from tests.conftest import EPS, Case, Party, cases, majorant, program_majorant, roundings
 
 

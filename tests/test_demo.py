@@ -140,7 +140,7 @@ def test_a_wrong_label_is_said_to_be_wrong() -> None:
 def test_terminal_widths(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
-    monkeypatch.setattr(cli, "_out", Console(width=width))
+    monkeypatch.setattr(cli.terminal, "out", Console(width=width))
     cli._show_demo(report(10))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width

@@ -14,22 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from safetensors.numpy import save_file
 
-from he_inference import program as program_module
+from he_inference import checker as program_module
 from he_inference import tensor_file
 from he_inference.backend import clear
+from he_inference.checker import check, load_program
 from he_inference.errors import HEError, ModelFileError, ParameterError
-from he_inference.program import (
-    MAX_SIGNATURE_BYTES,
-    OPERATIONS,
-    PROGRAM_FORMAT,
-    Instruction,
-    KeyPlan,
-    Program,
-    Signature,
-    check,
-    load_program,
-    load_signature,
-)
+from he_inference.program import FORMAT as PROGRAM_FORMAT
+from he_inference.program import OPERATIONS, Instruction, Program
+from he_inference.signature import MAX_BYTES as MAX_SIGNATURE_BYTES
+from he_inference.signature import KeyPlan, Signature, load_signature
 from tests.conftest import Party
 
 Change = Callable[[Instruction], Instruction]

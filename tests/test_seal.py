@@ -9,11 +9,13 @@ import pytest
 
 from he_inference.backend import clear
 from he_inference.backend.seal import Evaluator, KeyHolder, KeySet, _context, galois_element
+from he_inference.checker import check
 from he_inference.errors import ParameterError
 from he_inference.nodes import Array
 from he_inference.noise import NoiseModel
 from he_inference.parameters import Parameters, ParametersLiteral
-from he_inference.program import Instruction, KeyPlan, Program, Signature, check
+from he_inference.program import Instruction, Program
+from he_inference.signature import KeyPlan, Signature
 from he_inference.wire import Seeded
 from tests.conftest import laplace_tail
 

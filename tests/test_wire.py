@@ -17,7 +17,7 @@ from he_inference import wire
 from he_inference.cost import SEED_BYTES, download_bytes, key_bytes, key_primes, upload_bytes
 from he_inference.errors import MessageError, WrongProgram
 from he_inference.parameters import ParametersLiteral
-from he_inference.program import KeyPlan, Signature
+from he_inference.signature import KeyPlan, Signature
 from he_inference.wire import Answer, Query, Residues, Seeded
 
 HEADER = 4 + 2 + 2 + 32

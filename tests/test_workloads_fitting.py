@@ -13,17 +13,9 @@ from torch import nn
 
 from he_inference.nn import Polynomial
 from workloads.datasets import Dataset, Splits, mnist_sample
-from workloads.fitting import (
-    PLANS,
-    FittingError,
-    Recipe,
-    accuracy,
-    fit,
-    fitting_progress,
-    hold_vertices,
-    train_mnist,
-)
+from workloads.fitting import FittingError, Recipe, accuracy, fit, fitting_progress, hold_vertices
 from workloads.networks import ARCHITECTURES, mnist_cnn
+from workloads.training import PLANS, train_mnist
 
 SAMPLE = mnist_sample()
 SMALL = Recipe(batch=50, learning_rate=0.02)

@@ -23,7 +23,8 @@ from he_inference.backend.clear import plain_scale
 from he_inference.errors import KeyFileError, MessageError, ParameterError
 from he_inference.nodes import Array
 from he_inference.parameters import Parameters
-from he_inference.program import Instruction, KeyPlan, Program
+from he_inference.program import Instruction, Program
+from he_inference.signature import KeyPlan
 from he_inference.wire import Residues, Seeded, SwitchingKey
 
 _GENERATOR = 3
