@@ -35,8 +35,8 @@ def _summary(rows: Iterable[Row]) -> str:
     )
     return (
         f"- **{ours['accuracy_percent']:.2f} %** of MNIST's {ours['accuracy_images']:,} test "
-        f"images, by the network that ships; {ours['labels_equal']} of {ours['queries']} encrypted queries "
-        "got the label that they get in the clear.\n"
+        f"images, by the network that ships; {ours['labels_equal']} of {ours['queries']} "
+        "encrypted queries got the label that they get in the clear.\n"
         f"- One query takes **{ours['cpu_ms']:.0f} ms** of CPU, client and server together, "
         f"{ours['request_bytes'] / 1e3:.0f} kB up and {ours['response_bytes'] / 1e3:.0f} kB down, "
         f"{ours['evaluation_key_bytes'] / 1e6:.1f} MB of keys once, and "
