@@ -94,7 +94,7 @@ def train(
                 )
     except FittingError as error:
         raise InputError(str(error)) from None
-    user_files.save_whole(he_inference.from_torch(module, splits.train.images[:64]).save, output)
+    he_inference.from_torch(module, splits.train.images[:64]).save(output.resolve())
     values = {
         "model": str(output),
         "architecture": architecture,
@@ -127,7 +127,7 @@ def compile_(
     typical = None if examples is None else read_images([examples], network.input_shape)
     with terminal.notes.status("choosing parameters …"):
         compiled = he_inference.compile(network, precision=precision, examples=typical)
-    user_files.save_whole(compiled.program.save, output)
+    compiled.program.save(output.resolve())
     user_files.write(signature_path(output), compiled.signature.to_bytes())
     parameters, cost = compiled.parameters, compiled.cost
     values = {

@@ -1,11 +1,8 @@
 """Files that a user names: read and written whole, and checked before any work is done."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from secrets import token_hex
-
-from safetensors import SafetensorError
 
 from he_inference.errors import InputError
 
@@ -50,14 +47,6 @@ def write(path: Path, data: bytes) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def save_whole(save: Callable[[Path], None], path: Path) -> None:
-    """Likewise for what safetensors writes, which makes a temporary file of its own."""
-    try:
-        save(path.resolve())
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be written: {error}") from None
 
 
 def read(path: Path) -> bytes:
