@@ -683,7 +683,7 @@ def test_an_interruption_leaves_nothing_half_written(
 
 def test_what_marks_a_secret_key(files: Files) -> None:
     """`client` and the command line agree on it."""
-    assert files.my_key.read_bytes().startswith(cli._SECRET_BEGINS)
+    assert files.my_key.read_bytes().startswith(cli.user_files._SECRET_BEGINS)
 
 
 # ---------------------------------------------------------------------------- over HTTP
