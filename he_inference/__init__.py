@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from he_inference import nn as nn
+    from he_inference.batch_client import BatchClient as BatchClient
+    from he_inference.batch_compiler import CompiledBatch as CompiledBatch
+    from he_inference.batch_compiler import compile_batch as compile_batch
+    from he_inference.batch_server import BatchServer as BatchServer
     from he_inference.checker import load_program as load_program
     from he_inference.client import Client as Client
     from he_inference.compiler import Compiled as Compiled
@@ -34,7 +38,10 @@ if TYPE_CHECKING:
     from he_inference.torch_modules import from_torch as from_torch
 
 _HOMES = {
+    "BatchClient": "batch_client",
+    "BatchServer": "batch_server",
     "Client": "client",
+    "CompiledBatch": "batch_compiler",
     "Compiled": "compiler",
     "HEError": "errors",
     "Network": "network",
@@ -44,6 +51,7 @@ _HOMES = {
     "Server": "server",
     "Signature": "signature",
     "compile": "compiler",
+    "compile_batch": "batch_compiler",
     "from_torch": "torch_modules",
     "load_network": "network",
     "load_program": "checker",

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,10 +11,11 @@ import numpy.typing as npt
 
 from he_inference import wire
 from he_inference.backend.seal import KeyHolder
-from he_inference.errors import AnswerOverflow, InputError, KeyFileError, MessageError
+from he_inference.errors import AnswerOverflow, InputError, KeyFileError
 from he_inference.network import check_batch
 from he_inference.nodes import Array
 from he_inference.signature import Signature
+from he_inference.tickets import Tickets
 from he_inference.wire import Residues
 
 _SECRET_MAGIC = b"STVCSECRET1\n"
@@ -40,8 +40,7 @@ class Client:
         """Draw a new secret key, or go on with one that `KeyHolder.secret` gave out."""
         self.signature = signature
         self._keys = KeyHolder(signature.parameters, secret)
-        secret_digest = hashlib.sha256(b"sottovoce ticket\n" + self._keys.secret.tobytes())
-        self._ticket_key = secret_digest.digest()
+        self._tickets = Tickets(self._keys.secret)
         self._evaluation_keys: bytes | None = None
         self._key_id: bytes | None = None
 
@@ -88,15 +87,8 @@ class Client:
         slots = flat[:, self.signature.gather]
         scale = self.signature.input_scale
         ciphertexts = tuple(self._keys.encrypt(row, scale) for row in slots)
-        nonce = secrets.token_bytes(wire.TICKET_BYTES // 2)
-        ticket = nonce + self._ticket_tag(nonce, len(batch))
-        query = wire.Query(self._known_key_id(), ticket, ciphertexts)
+        query = wire.Query(self._known_key_id(), self._tickets.draw(len(batch)), ciphertexts)
         return wire.write_query(self.signature, query)
-
-    def _ticket_tag(self, nonce: bytes, count: int) -> bytes:
-        """What only this key can put behind a nonce for so many queries."""
-        tag = hmac.new(self._ticket_key, nonce + count.to_bytes(4, "little"), "sha256")
-        return tag.digest()[: wire.TICKET_BYTES // 2]
 
     def decrypt(self, answer: bytes) -> Array:
         """An answer message → scores (batch, outputs), rounded to the signature's resolution.
@@ -111,14 +103,7 @@ class Client:
     def decrypt_with_noise(self, answer: bytes) -> Array:
         """As `decrypt`, with the meaningless digits."""
         parsed = wire.read_answer(self.signature, answer)
-        nonce, tag = (
-            parsed.ticket[: wire.TICKET_BYTES // 2],
-            parsed.ticket[wire.TICKET_BYTES // 2 :],
-        )
-        if not hmac.compare_digest(tag, self._ticket_tag(nonce, len(parsed.polynomials))):
-            raise MessageError(
-                "the message does not answer a query of this key, or not as many: ask again"
-            )
+        self._tickets.check(parsed.ticket, len(parsed.polynomials))
         return np.stack([self._scores(residues) for residues in parsed.polynomials])
 
     def _scores(self, residues: Residues) -> Array:

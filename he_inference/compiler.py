@@ -100,7 +100,10 @@ def compile(
     Raises `CompileError` where it does not fit, naming the smallest change that would.
     """
     if layout not in LAYOUTS:
-        raise CompileError(f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}")
+        raise CompileError(
+            f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}, or compile_batch() "
+            "for thousands of queries at once"
+        )
     if not 1 <= precision <= 40:
         raise CompileError(f"precision {precision} bits: expected 1 to 40")
     batch = _examples(network, examples)

@@ -11,6 +11,7 @@
     │   ├── WrongProgram          made for another program or other parameters
     │   └── UnknownKey            evaluation keys that were never registered
     ├── AnswerOverflow        an answer was larger than the modulus has room for
+    ├── EncryptionFailed      a process that encrypts could not, or went away
     ├── KeyFileError          a secret-key file that cannot be written or read
     └── ServiceError          the other side of the network
         ├── Unreachable           nothing answers there, or it went away
@@ -70,6 +71,10 @@ class UnknownKey(MessageError):
 
 class AnswerOverflow(HEError):
     """An answer was larger than the modulus has room for."""
+
+
+class EncryptionFailed(HEError):
+    """A process that encrypts could not, or went away."""
 
 
 class KeyFileError(HEError):

@@ -36,6 +36,7 @@ TICKET_BYTES = 32
 """Chosen by the client, returned by the server: by it a client knows an answer to its query."""
 CHECKSUM_BYTES = 16
 _HEADER = struct.Struct("<4sHH32s")
+HEADER_BYTES = _HEADER.size
 _COUNT = struct.Struct("<I")
 
 
@@ -43,6 +44,8 @@ class Kind(IntEnum):
     EVALUATION_KEYS = 1
     QUERY = 2
     ANSWER = 3
+    BATCH_QUERY = 4
+    BATCH_ANSWER = 5
 
 
 class Seeded(NamedTuple):
@@ -181,7 +184,7 @@ def _shift_down(values: Residues, cut: int, bits: int) -> Residues:
 
 
 def _seal(kind: Kind, signature: Signature, parts: Sequence[bytes]) -> bytes:
-    message = b"".join((_HEADER.pack(MAGIC, VERSION, kind, signature.digest), *parts))
+    message = b"".join((header(kind, signature.digest), *parts))
     return message + _checksum(message)
 
 
@@ -189,10 +192,16 @@ def _checksum(data: bytes | memoryview) -> bytes:
     return hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest()
 
 
-def _check_header(message: bytes, kind: Kind, signature: Signature) -> None:
-    if len(message) < _HEADER.size + CHECKSUM_BYTES:
+def header(kind: Kind, digest: bytes) -> bytes:
+    """How a message of this kind begins; digest: of the signature."""
+    return _HEADER.pack(MAGIC, VERSION, kind, digest)
+
+
+def check_header(message: bytes, kind: Kind, digest: bytes) -> None:
+    """Raises `MessageError` for a message that does not begin so."""
+    if len(message) < HEADER_BYTES:
         raise MessageError(f"a message of {len(message)} bytes is truncated before its header ends")
-    magic, version, found, digest = _HEADER.unpack_from(message)
+    magic, version, found, other = _HEADER.unpack_from(message)
     if magic != MAGIC:
         raise MessageError(f"not a message of this protocol: expected {MAGIC!r}, found {magic!r}")
     if version != VERSION:
@@ -200,15 +209,15 @@ def _check_header(message: bytes, kind: Kind, signature: Signature) -> None:
     if found != kind:
         name = Kind(found).name if found in list(Kind) else str(found)
         raise MessageError(f"expected a message of kind {kind.name}, found {name}")
-    if not hmac.compare_digest(digest, signature.digest):
+    if not hmac.compare_digest(other, digest):
         raise WrongProgram(
-            f"the message is for signature {digest.hex()[:16]}…, this side has "
-            f"{signature.digest.hex()[:16]}…: fetch the signature again and make new keys"
+            f"the message is for signature {other.hex()[:16]}…, this side has "
+            f"{digest.hex()[:16]}…: fetch the signature again and make new keys"
         )
 
 
 def _count(message: bytes, kind: Kind, signature: Signature, offset: int) -> int:
-    _check_header(message, kind, signature)
+    check_header(message, kind, signature.digest)
     start = _HEADER.size + offset
     if len(message) < start + _COUNT.size + CHECKSUM_BYTES:
         raise MessageError(f"a message of {len(message)} bytes is truncated before its count")
@@ -220,7 +229,7 @@ def _count(message: bytes, kind: Kind, signature: Signature, offset: int) -> int
 
 def _open(kind: Kind, signature: Signature, message: bytes, length: int) -> memoryview:
     """The body of a message of exactly this length, its checksum compared."""
-    _check_header(message, kind, signature)
+    check_header(message, kind, signature.digest)
     expected = _HEADER.size + length + CHECKSUM_BYTES
     if len(message) != expected:
         problem = "truncated" if len(message) < expected else "too long"

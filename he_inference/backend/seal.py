@@ -137,6 +137,22 @@ class KeyHolder:
             raise MessageError(f"the answer is not a ciphertext: {error}") from None
         return np.array(self._encoder.decode_double(plain))
 
+    def decrypt_product(self, residues: Residues, scale: float) -> Array:
+        """(components, primes, N) in the NTT domain, modulo all data primes → (slots,).
+
+        Component i is the coefficient of s^i: products that were never relinearised have more
+        than two. Raises `MessageError` for what SEAL does not take as a ciphertext.
+        """
+        name = _parms_ids(self._parameters)[-1]
+        data = seal_format.ciphertext(name, residues, scale, ntt=True)
+        plain = seal.Plaintext()
+        try:
+            cipher = _loaded(seal.Ciphertext(), _context(self._parameters, self._top), data)
+            self._decryptor.decrypt(cipher, plain)
+            return np.array(self._encoder.decode_double(plain))
+        except (RuntimeError, ValueError) as error:
+            raise MessageError(f"the answer is not a ciphertext: {error}") from None
+
     def evaluation_keys(self, plan: KeyPlan) -> list[SwitchingKey]:
         """Every key of a plan, in the order of `KeyPlan.levels`."""
         keys = []

@@ -1,6 +1,5 @@
 """What the operator of a service decides, checked when it is written down."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import isfinite
@@ -9,20 +8,14 @@ from pathlib import Path
 from he_inference import wire
 from he_inference.addresses import is_loopback
 from he_inference.errors import ServiceError
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+from he_inference.processors import processors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Limits, patience and protection of a service. Raises `ServiceError` listing every fault."""
 
-    workers: int = field(default_factory=_cores)
+    workers: int = field(default_factory=processors)
     """Processes that evaluate, one query message each at a time."""
     queue: int = 32
     """Requests that may wait for a worker; one more is answered 503."""

@@ -1,0 +1,314 @@
+"""Messages of the batched layout: one batch of queries, one ciphertext per input feature.
+
+    message  = header · ticket · shape · polynomials · checksum
+    header   = as in `wire`: "STVC" · version u16 · kind u16 · digest of the signature (32 bytes)
+    ticket   = 32 bytes chosen by the client, returned by the server
+    shape    = queries u32 · ciphertexts u32 · polynomials of each u16 · primes u16 · N u32
+    checksum = BLAKE2b-128 of all that precedes it
+
+A query has one ciphertext per feature: the seed of c1, and c0. An answer has one per output: all
+components c_0 … c_d. Residues stand in the NTT domain, packed with as many bits as their prime has.
+All integers are little-endian.
+
+A batch is large (some 150 MB), so it is written as parts and read from a stream, and neither end
+ever holds the packed form of a whole one. The header and the shape are compared with the one form
+that the message may have before anything is allocated for the rest; every residue is checked to be
+below its prime.
+
+An answer is not cut. In the NTT domain every bit of a residue counts, so low bits cannot be left
+off as in `wire`. Nor can primes. To leave some out without dividing is exact as long as
+scale · answer fits the others; but nothing that a server does mixes primes, so such primes would
+not have been needed in the query either, and whoever chose them has kept to those that are. To
+divide by them (rescaling) would be sound as well: rounding the coefficient of s^d costs about
+‖s^d‖ / √12 in a coefficient of the plaintext, some 25 bits at N = 8192 and d = 4, so two primes
+could carry what seven do. It takes inverse and forward transforms of every component on the server
+and saves five sevenths of an answer that is a sixteenth of its query: not done.
+"""
+
+import hashlib
+import hmac
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from he_inference import wire
+from he_inference.backend import seeds
+from he_inference.backend.residues import packing
+from he_inference.cost import SEED_BYTES, packed_bytes
+from he_inference.errors import MessageError
+from he_inference.parameters import Parameters
+from he_inference.processors import processors
+from he_inference.wire import Kind, Residues, Seeded
+
+_SHAPE = struct.Struct("<IIHHI")
+_SHAPE_NAMES = ("ciphertexts", "polynomials of each", "primes", "coefficients")
+_TASK_BYTES = 1 << 21
+"""About what a thread decodes at a time."""
+_TASKS_AHEAD = 2
+"""Read for every thread beyond what it works on."""
+
+
+class Readable(Protocol):
+    """A stream of bytes: a file, a pipe, the body of a request."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end only."""
+
+
+@dataclass(frozen=True)
+class BatchFormat:
+    """All that the form of messages depends on.
+
+    digest: of the signature. components: polynomials of an answer's ciphertexts.
+    """
+
+    digest: bytes
+    parameters: Parameters
+    features: int
+    outputs: int
+    components: int
+
+    @property
+    def primes(self) -> tuple[int, ...]:
+        return self.parameters.data_primes
+
+    @property
+    def degree(self) -> int:
+        return self.parameters.ring_degree
+
+    @property
+    def polynomial_bytes(self) -> int:
+        return packed_bytes(self.primes, self.degree)
+
+    @property
+    def query_bytes(self) -> int:
+        """Of a whole message, however many queries are in it."""
+        return _ENVELOPE + self.features * (SEED_BYTES + self.polynomial_bytes)
+
+    @property
+    def answer_bytes(self) -> int:
+        return _ENVELOPE + self.outputs * self.components * self.polynomial_bytes
+
+    def shape(self, kind: Kind) -> tuple[int, int, int, int]:
+        """Ciphertexts, polynomials of each that are sent, primes, N."""
+        ciphertexts, polynomials = (
+            (self.features, 1) if kind is Kind.BATCH_QUERY else (self.outputs, self.components)
+        )
+        return ciphertexts, polynomials, len(self.primes), self.degree
+
+
+_ENVELOPE = wire.HEADER_BYTES + wire.TICKET_BYTES + _SHAPE.size + wire.CHECKSUM_BYTES
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch of queries, or of answers to them.
+
+    queries: how many; slots from there on hold nothing that was asked.
+    residues: of queries (features, 2, primes, N), of answers (outputs, components, primes, N);
+        uint64, in the NTT domain, every one below its prime.
+    """
+
+    ticket: bytes
+    queries: int
+    residues: Residues
+
+
+def write_query(
+    form: BatchFormat, ticket: bytes, queries: int, ciphertexts: Iterable[Seeded]
+) -> Iterator[bytes]:
+    """The parts of a message, one for each ciphertext as it comes.
+
+    Raises `MessageError` where what is given does not have the form that is promised.
+    """
+    return _parts(form, Kind.BATCH_QUERY, ticket, queries, _write_seeded(form, ciphertexts))
+
+
+def write_answer(form: BatchFormat, answer: Batch) -> Iterator[bytes]:
+    """The parts of a message, one for each output. Raises `MessageError` as `write_query` does."""
+    if answer.residues.shape[:2] != (form.outputs, form.components):
+        raise MessageError(
+            f"an answer of {answer.residues.shape[:2]} outputs and components: expected "
+            f"{form.outputs, form.components}"
+        )
+    bodies = (b"".join(_write_polynomial(form, c) for c in output) for output in answer.residues)
+    return _parts(form, Kind.BATCH_ANSWER, answer.ticket, answer.queries, bodies)
+
+
+def _parts(
+    form: BatchFormat, kind: Kind, ticket: bytes, queries: int, bodies: Iterable[bytes]
+) -> Iterator[bytes]:
+    if len(ticket) != wire.TICKET_BYTES:
+        raise MessageError(f"a ticket of {len(ticket)} bytes: expected {wire.TICKET_BYTES}")
+    _check_queries(form, queries)
+    header = wire.header(kind, form.digest)
+    shape = form.shape(kind)
+    return _with_checksum(header + ticket + _SHAPE.pack(queries, *shape), bodies, shape[0])
+
+
+def _with_checksum(head: bytes, bodies: Iterable[bytes], ciphertexts: int) -> Iterator[bytes]:
+    checksum = hashlib.blake2b(head, digest_size=wire.CHECKSUM_BYTES)
+    yield head
+    count = 0
+    for count, body in enumerate(bodies, 1):
+        if count > ciphertexts:
+            raise MessageError(f"a batch of more than {ciphertexts} ciphertexts")
+        checksum.update(body)
+        yield body
+    if count != ciphertexts:
+        raise MessageError(f"a batch of {count} ciphertexts: expected {ciphertexts}")
+    yield checksum.digest()
+
+
+def _write_seeded(form: BatchFormat, ciphertexts: Iterable[Seeded]) -> Iterator[bytes]:
+    for ciphertext in ciphertexts:
+        if len(ciphertext.seed) != SEED_BYTES:
+            raise MessageError(f"a seed of {len(ciphertext.seed)} bytes: expected {SEED_BYTES}")
+        yield ciphertext.seed + _write_polynomial(form, ciphertext.residues)
+
+
+def _write_polynomial(form: BatchFormat, residues: Residues) -> bytes:
+    expected = (len(form.primes), form.degree)
+    if residues.shape != expected:
+        raise MessageError(f"a polynomial of shape {residues.shape}: expected {expected}")
+    rows = zip(residues, form.primes, strict=True)
+    return b"".join(packing.pack(row, prime.bit_length()).tobytes() for row, prime in rows)
+
+
+def read_query(
+    form: BatchFormat, stream: Readable, *, into: Residues | None = None, threads: int | None = None
+) -> Batch:
+    """A batch of queries, their seeds expanded; the stream must end with it.
+
+    into: an array from `query_memory` to be filled and returned, of which the content is lost;
+        without it a new one, of which nothing is touched before its bytes have arrived.
+    threads: as many as this process may use processors, unless given; each takes a few MB.
+    Raises `MessageError` for anything but a whole and sound message, as soon as it is noticed.
+    """
+    incoming = _Incoming(stream, form.query_bytes)
+    ticket, queries = _read_head(form, Kind.BATCH_QUERY, incoming)
+    residues = query_memory(form) if into is None else into
+    if residues.shape != (form.features, 2, len(form.primes), form.degree):
+        raise MessageError(f"no room for this batch in an array of shape {residues.shape}")
+    _decode(form, incoming, residues, threads or processors())
+    incoming.finish()
+    return Batch(ticket, queries, residues)
+
+
+def query_memory(form: BatchFormat) -> Residues:
+    """Room for one batch of queries, which a server that reads one at a time may use each time.
+
+    For the system to provide it can take as long as expanding all seeds.
+    """
+    return np.empty((form.features, 2, len(form.primes), form.degree), np.uint64)
+
+
+def _decode(form: BatchFormat, incoming: "_Incoming", residues: Residues, threads: int) -> None:
+    """Read on while threads take apart what has arrived."""
+    each = SEED_BYTES + form.polynomial_bytes
+    at_once = max(1, _TASK_BYTES // each)
+    working: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, form.features, at_once):
+            targets = residues[first : first + at_once]
+            data = incoming.take(len(targets) * each)
+            working.append(pool.submit(_read_seeded, form, data, targets))
+            if len(working) > threads * (1 + _TASKS_AHEAD):
+                working.popleft().result()
+        for task in working:
+            task.result()
+
+
+def _read_seeded(form: BatchFormat, data: bytes, targets: Residues) -> None:
+    view, each = memoryview(data), SEED_BYTES + form.polynomial_bytes
+    for number, (c0, c1) in enumerate(targets):
+        ciphertext = view[number * each : (number + 1) * each]
+        _read_polynomial(form, ciphertext[SEED_BYTES:], c0)
+        seeds.expand(ciphertext[:SEED_BYTES], form.primes, c1)
+
+
+def _read_polynomial(form: BatchFormat, data: memoryview, target: Residues) -> None:
+    at = 0
+    for row, prime in zip(target, form.primes, strict=True):
+        bits = prime.bit_length()
+        largest = packing.unpack(data[at:], bits, row)
+        if largest >= prime:
+            raise MessageError(f"a residue of {largest} is not below its prime {prime}")
+        at += bits * form.degree // 8
+
+
+def read_answer(form: BatchFormat, stream: Readable) -> Batch:
+    """A batch of answers; the stream must end with it. Raises `MessageError` for anything else."""
+    incoming = _Incoming(stream, form.answer_bytes)
+    ticket, queries = _read_head(form, Kind.BATCH_ANSWER, incoming)
+    residues = np.empty((form.outputs, form.components, len(form.primes), form.degree), np.uint64)
+    for output in residues:
+        for component in output:
+            data = memoryview(incoming.take(form.polynomial_bytes))
+            _read_polynomial(form, data, component)
+    incoming.finish()
+    return Batch(ticket, queries, residues)
+
+
+def _read_head(form: BatchFormat, kind: Kind, incoming: "_Incoming") -> tuple[bytes, int]:
+    """Ticket and number of queries of a message that promises the right form."""
+    wire.check_header(incoming.take(wire.HEADER_BYTES), kind, form.digest)
+    ticket = incoming.take(wire.TICKET_BYTES)
+    queries, *shape = _SHAPE.unpack(incoming.take(_SHAPE.size))
+    both = zip(_SHAPE_NAMES, shape, form.shape(kind), strict=True)
+    faults = [
+        f"{found} {name}, expected {wanted}" for name, found, wanted in both if found != wanted
+    ]
+    if faults:
+        raise MessageError(f"a batch of another shape than the program's: {'; '.join(faults)}")
+    _check_queries(form, queries)
+    return ticket, queries
+
+
+def _check_queries(form: BatchFormat, queries: int) -> None:
+    slots = form.parameters.slots
+    if not 1 <= queries <= slots:
+        raise MessageError(f"a batch of {queries} queries: expected 1 to {slots}")
+
+
+class _Incoming:
+    """Takes a message of a known length from a stream, and sums it up."""
+
+    def __init__(self, stream: Readable, length: int) -> None:
+        self._stream, self._length, self._read = stream, length, 0
+        self._checksum = hashlib.blake2b(digest_size=wire.CHECKSUM_BYTES)
+
+    def take(self, size: int) -> bytes:
+        data = self._exactly(size)
+        self._checksum.update(data)
+        return data
+
+    def finish(self) -> None:
+        """Compare the checksum; nothing may follow it."""
+        expected = self._checksum.digest()
+        if not hmac.compare_digest(self._exactly(wire.CHECKSUM_BYTES), expected):
+            raise MessageError(
+                "the message was damaged on the way: its checksum differs; send it again"
+            )
+        if self._stream.read(1):
+            raise MessageError(f"the message is too long: expected {self._length} bytes")
+
+    def _exactly(self, size: int) -> bytes:
+        """The next bytes, however small the pieces they come in."""
+        pieces, missing = [], size
+        while missing:
+            piece = self._stream.read(missing)
+            if not piece:
+                found = self._read + size - missing
+                raise MessageError(
+                    f"the message is truncated: expected {self._length} bytes, found {found}"
+                )
+            pieces.append(piece)
+            missing -= len(piece)
+        self._read += size
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
