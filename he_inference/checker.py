@@ -32,7 +32,7 @@ def load_program(path: str | Path) -> Program:
         check(program)
         return program
     except MALFORMED as error:
-        raise ModelFileError(f"{path}: the program is malformed: {error!r}") from None
+        raise ModelFileError(f"{path}: the program is malformed: {error!r:.120}") from None
     except HEError as error:
         raise ModelFileError(f"{path}: {error}") from None
 

@@ -74,7 +74,8 @@ class Client:
         if batch.min() < low or batch.max() > high:
             raise InputError(
                 f"values from {batch.min():.6g} to {batch.max():.6g}: this program was compiled "
-                f"for {low:g} to {high:g}; scale the queries as in training"
+                f"for {low:g} to {high:g}; scale the queries as in training, or have the network's "
+                "owner make it again with from_torch(…, input_range=(lowest, highest))"
             )
         return batch
 

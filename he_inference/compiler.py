@@ -20,7 +20,7 @@ from he_inference.affine import AffineStage, affine_stages
 from he_inference.backend import clear
 from he_inference.checker import check
 from he_inference.cost import Cost, cost
-from he_inference.errors import CompileError
+from he_inference.errors import CompileError, ModelError
 from he_inference.layouts.packed import pack
 from he_inference.network import Network, check_batch
 from he_inference.nodes import Array
@@ -53,7 +53,7 @@ class Compiled:
     def simulate(self, x: npt.ArrayLike, *, seed: int = 0) -> Array:
         """What encrypted queries would answer, noise included, without encrypting.
 
-        x: (batch, *input_shape); returns (batch, outputs). Thousands of queries a few seconds.
+        x: (batch, *input_shape); returns (batch, outputs). Thousands of queries a minute.
         """
         return clear.simulate(self.program, check_batch(x, self.network.input_shape), seed)
 
@@ -74,6 +74,8 @@ class Compiled:
             f"({len(self.signature.keys.rotations)} rotation steps), "
             f"{c.key_bytes / 1e6:.2f} MB once",
             f"a query       {c.upload_bytes / 1e3:.1f} kB up, {c.download_bytes / 1e3:.1f} kB down",
+            f"takes         {self.signature.input_shape}, values from "
+            f"{self.signature.input_range[0]:g} to {self.signature.input_range[1]:g}",
             f"precision     {self.signature.precision_bits:.1f} bits of the largest answer",
             f"time          about {c.client_ms:.0f} ms client, {c.server_ms:.0f} ms server",
         ]
@@ -103,6 +105,10 @@ def compile(
         raise CompileError(
             f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}, or compile_batch() "
             "for thousands of queries at once"
+        )
+    if not isinstance(network, Network):
+        raise ModelError(
+            f"expected a Network, found {type(network).__name__}: call from_torch(module, example)"
         )
     if not 1 <= precision <= 40:
         raise CompileError(f"precision {precision} bits: expected 1 to 40")
@@ -144,7 +150,15 @@ def _examples(network: Network, examples: npt.ArrayLike | None) -> Array:
     query in the input range that makes each as large as it can be.
     """
     if examples is not None:
-        return check_batch(examples, network.input_shape)[: 32 * EXAMPLES]
+        batch = check_batch(examples, network.input_shape)
+        low, high = network.input_range
+        if batch.min() < low or batch.max() > high:
+            raise CompileError(
+                f"the examples hold values from {batch.min():.6g} to {batch.max():.6g}, and the "
+                f"network takes {low:g} to {high:g}: give from_torch a larger example, or "
+                "input_range=(lowest, highest)"
+            )
+        return batch[: 32 * EXAMPLES]
     low, high = network.input_range
     rng = np.random.default_rng(0)
     dense = rng.uniform(low, high, (EXAMPLES, *network.input_shape))

@@ -203,7 +203,7 @@ def load_network(path: str | Path) -> Network:
         low, high = (float(v) for v in architecture["input_range"])
         return Network(nodes, shape, (low, high))
     except MALFORMED as error:
-        raise ModelFileError(f"{path}: the architecture is malformed: {error!r}") from None
+        raise ModelFileError(f"{path}: the architecture is malformed: {error!r:.120}") from None
     except ModelError as error:
         raise ModelFileError(f"{path}: {error}") from None
 

@@ -121,7 +121,7 @@ class Parameters:
             degree, special = value["ring_degree"], value["special_prime"]
             data = tuple(value["data_primes"])
         except (KeyError, TypeError) as error:
-            raise ParameterError(f"not encryption parameters: {error!r}") from None
+            raise ParameterError(f"not encryption parameters: {error!r:.120}") from None
         if not all(type(n) is int and 0 < n < 1 << 64 for n in (degree, special, *data)):
             raise ParameterError("not encryption parameters: expected positive integers")
         return cls(degree, data, special)

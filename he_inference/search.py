@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from he_inference.backend import clear
+from he_inference.checker import check
 from he_inference.cost import instruction_ms
-from he_inference.errors import ParameterError
+from he_inference.errors import ModelFileError, ParameterError
 from he_inference.layouts.packed import PackedPlan
 from he_inference.network import Network
 from he_inference.nodes import Array
@@ -89,8 +90,14 @@ class Search:
                 if max(choice.waist for choice in choices) < waists[-1]:
                     break  # the modulus is full: wider waists would be the same ones
         if best >= 0:
-            return f"the best precision is {best:.1f} bits: ask for at most that (precision=…)"
-        return f"{reason}: use fewer activations or a lower precision"
+            return (
+                f"the best precision is {best:.1f} bits: ask for at most that (precision=…), or "
+                "standardise what the network sees, if its features differ much in size"
+            )
+        return (
+            f"{reason}: use fewer activations, a lower precision, or inputs and activations of "
+            "about unit size (standardise the inputs, BatchNorm before each activation)"
+        )
 
     def _patterns(self) -> Iterator[tuple[bool, ...]]:
         if self._products <= MAX_CHOICES:
@@ -163,6 +170,10 @@ class Search:
             resolution=1.0,
         )
         program = Program(signature, instructions, vectors)
+        try:
+            check(program)
+        except ModelFileError:  # a scale beyond its modulus, where values are enormous or tiny
+            return None
         error, largest = self._measure(program)
         signature = replace(
             signature,

@@ -131,7 +131,10 @@ class Signature:
                 )
             return cls._from_json(value)
         except MALFORMED as error:
-            raise ModelFileError(f"not a signature: {error!r}") from None
+            reason = "" if isinstance(error, UnicodeDecodeError) else f" ({error!r:.120})"
+            raise ModelFileError(
+                f"not a signature{reason}: expected the .signature file that compile wrote"
+            ) from None
 
     @classmethod
     def _from_json(cls, value: Mapping[str, Any]) -> "Signature":
@@ -213,3 +216,5 @@ def load_signature(path: str | Path) -> Signature:
             return Signature.from_bytes(file.read(MAX_BYTES + 1))
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from None

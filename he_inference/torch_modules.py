@@ -36,12 +36,26 @@ _POLYNOMIAL = (
     "use he_inference.nn.Square() or he_inference.nn.Polynomial.quadratic(channels) after a "
     "BatchNorm instead, and train with it"
 )
+_SUPPORTED = (
+    "not supported; supported are Conv2d, Linear, BatchNorm1d/2d, AvgPool2d, ZeroPad2d, Flatten, "
+    "Dropout, Identity, addition, and he_inference.nn.Square and Polynomial"
+)
+_AT_THE_END = "leave it out: the client applies it to the decrypted scores"
+_OUTPUT_LAYERS = {"Sigmoid", "Tanh", "LogSoftmax", "Softmax", "sigmoid", "tanh", "softmax"}
 _REMEDIES: dict[str, str] = {
     **dict.fromkeys(
         ("ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SELU", "GELU", "SiLU", "Mish", "Tanh",
          "Sigmoid", "Hardtanh", "Hardswish", "Hardsigmoid", "Softplus", "relu", "gelu", "silu",
          "tanh", "sigmoid", "leaky_relu", "hardtanh", "abs"),
         f"comparisons and transcendental functions have no encrypted form: {_POLYNOMIAL}",
+    ),
+    **dict.fromkeys(
+        ("AdaptiveAvgPool2d", "adaptive_avg_pool2d"),
+        "use nn.AvgPool2d(kernel) with the kernel written out: the feature map's size",
+    ),
+    **dict.fromkeys(
+        ("cat", "concat", "concatenate"),
+        "concatenation is not supported: add, or use one wider layer",
     ),
     **dict.fromkeys(
         ("MaxPool2d", "AdaptiveMaxPool2d", "max_pool2d", "max"),
@@ -177,8 +191,8 @@ class _Translator:
                     raise _Refusal(f"input {step.name}: a query carries one array only")
                 self._known[step] = self._append(Input(()))
             case "call_module":
-                name, layer = str(step.target), self._modules[str(step.target)]
-                self._known[step] = self._layer(name, layer, self._sources(step)[:1])
+                layer = self._modules[str(step.target)]
+                self._known[step] = self._layer(step, layer, self._sources(step)[:1])
             case "call_function" | "call_method":
                 self._known[step] = self._function(step)
             case "get_attr":
@@ -201,14 +215,14 @@ class _Translator:
     def _sources(self, step: fx.Node) -> tuple[int, ...]:
         return tuple(self._known[s] for s in step.all_input_nodes)
 
-    def _layer(self, name: str, layer: nn.Module, sources: tuple[int, ...]) -> int:
+    def _layer(self, step: fx.Node, layer: nn.Module, sources: tuple[int, ...]) -> int:
+        name = str(step.target)
         for kind, visitor in _VISITORS.items():
             if isinstance(layer, kind):
                 node = visitor(name, layer, sources)
                 return sources[0] if node is None else self._append(node)
         kind_name = type(layer).__name__
-        remedy = _REMEDIES.get(kind_name, "this layer is not supported")
-        raise _Refusal(f"layer {name!r} ({kind_name}): {remedy}")
+        raise _Refusal(f"layer {name!r} ({kind_name}): {_remedy(kind_name, step)}")
 
     def _function(self, step: fx.Node) -> int:
         target, sources = step.target, self._sources(step)
@@ -225,10 +239,14 @@ class _Translator:
             return self._append(Activation(sources[:1], np.array([[0.0, 0.0, 1.0]])))
         if target is F.dropout or name == "contiguous":
             return sources[0]
-        remedy = _REMEDIES.get(
-            name, "use the layer of torch.nn that does the same, as nn.Flatten() does"
-        )
-        raise _Refusal(f"operation {name!r} at {step.name!r}: {remedy}")
+        raise _Refusal(f"operation {name!r} at {step.name!r}: {_remedy(name, step)}")
+
+
+def _remedy(name: str, step: fx.Node) -> str:
+    """What to use instead; where a squashing function ends the network, nothing at all."""
+    if name in _OUTPUT_LAYERS and all(user.op == "output" for user in step.users):
+        return _AT_THE_END
+    return _REMEDIES.get(name, _SUPPORTED)
 
 
 def _is_size(value: Any) -> bool:

@@ -250,7 +250,7 @@ LAYERS: dict[str, tuple[nn.Module, str]] = {
     "partial flatten": (nn.Flatten(2), "start_dim=1"),
     "unknown": (nn.Upsample(scale_factor=2), "not supported"),
     "sigmoid": (nn.Sigmoid(), "transcendental"),
-    "adaptive": (nn.AdaptiveAvgPool2d(1), "not supported"),
+    "adaptive": (nn.AdaptiveAvgPool2d(1), "nn.AvgPool2d"),
     "transposed": (nn.ConvTranspose2d(1, 1, 2), "not supported"),
 }
 
@@ -266,7 +266,8 @@ def test_refused_layers(name: str) -> None:
 FUNCTIONS: dict[str, tuple[Callable[..., Tensor], str]] = {
     "F.relu": (lambda self, x: F.relu(x), "he_inference.nn"),
     "method relu": (lambda self, x: x.relu(), "he_inference.nn"),
-    "torch.sigmoid": (lambda self, x: torch.sigmoid(x), "he_inference.nn"),
+    "torch.sigmoid": (lambda self, x: torch.sigmoid(x) + x, "he_inference.nn"),
+    "sigmoid at the end": (lambda self, x: torch.sigmoid(x), "leave it out"),
     "F.max_pool2d": (lambda self, x: F.max_pool2d(x, 2), "AvgPool2d"),
     "F.softmax": (lambda self, x: F.softmax(x, 1), "leave it out"),
     "cube": (lambda self, x: x**3, "pow"),

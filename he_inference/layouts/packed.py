@@ -142,7 +142,7 @@ def pack(stages: list[AffineStage], slots: int) -> PackedPlan:
         if stage.size > slots:
             raise CompileError(
                 f"layer {number} has {stage.size} values, more than the {slots} slots of one "
-                "ciphertext"
+                "ciphertext: use a larger stride or fewer channels"
             )
     beam = list(_starts(stages[0], slots))
     if not beam:
