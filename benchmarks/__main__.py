@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import bench_query, measure
-from benchmarks.readme import blocks, filled
+from benchmarks import bench_batch, bench_query, measure
+from benchmarks.readme import RESULTS, blocks, filled
 from benchmarks.report import markdown
 
 RESULTS_FOLDER = Path(__file__).resolve().parent / "results"
@@ -62,7 +62,19 @@ def run_query(
     bench_query.run(plan, emit, progress)
 
 
-BENCHMARKS: Mapping[str, Runner] = {"query": run_query}
+def run_batch(
+    *,
+    quick: bool,
+    peers: bool,
+    queries: int | None,
+    emit: bench_query.Emit,
+    progress: bench_query.Progress,
+) -> None:
+    """Thousands of encrypted queries at once: images a second, bytes, agreement of labels."""
+    bench_batch.run(1 if quick else 5, not quick, emit, progress)
+
+
+BENCHMARKS: Mapping[str, Runner] = {"query": run_query, "batch": run_batch}
 """What `run` can measure, by name; `list` prints the first line of each docstring."""
 
 
@@ -119,9 +131,9 @@ def report(
 
 @app.command()
 def readme() -> None:
-    """Write the figures of results/query.jsonl into README.md."""
+    """Write the figures of results/ into README.md."""
     page = RESULTS_FOLDER.parents[1] / "README.md"
-    contents = blocks(measure.read_rows(RESULTS_FOLDER / "query.jsonl"))
+    contents = blocks(row for name in RESULTS for row in measure.read_rows(RESULTS_FOLDER / name))
     page.write_text(filled(page.read_text(encoding="utf-8"), contents), encoding="utf-8")
 
 

@@ -21,6 +21,8 @@ def markdown(rows: Iterable[Row]) -> str:
         parts += ["## One query, tutorial CNN, one core", _table(_TUTORIAL, found)]
     if "tutorial" in by_kind:
         parts += [_settings(by_kind["tutorial"])]
+    if "batch" in by_kind:
+        parts += ["## A batch, the shipped MNIST network", _table(_BATCH, by_kind["batch"])]
     if "mnist" in by_kind:
         parts += [
             "## One query, the shipped MNIST network",
@@ -137,6 +139,20 @@ _MNIST: Sequence[Column] = (
     ("keys MB", _number("evaluation_key_bytes", 1, 1e6)),
     ("server memory MB, peak", _number("server_peak_bytes", 0, 1e6)),
     ("security bits", _plain("security_bits")),
+)
+_BATCH: Sequence[Column] = (
+    ("system", _plain("system")),
+    ("figure", _plain("source")),
+    ("cores", _plain("cores")),
+    ("batch", _plain("batch")),
+    ("labels equal, encrypted", _labels),
+    ("images/s, evaluation", _number("evaluation_images_per_second", 0)),
+    ("CPU ms an image, evaluation", _number("evaluation_cpu_ms_per_image", 4)),
+    ("images/s, bytes to bytes", _number("server_images_per_second", 0)),
+    ("images/s, client", _number("client_images_per_second", 0)),
+    ("up kB an image", _number("upload_bytes_per_image", 1, 1e3)),
+    ("down kB an image", _number("download_bytes_per_image", 1, 1e3)),
+    ("memory MB, both roles, peak", _number("peak_bytes", 0, 1e6)),
 )
 _PUBLISHED: Sequence[Column] = (
     ("system", _plain("system")),
