@@ -7,6 +7,7 @@ demo                                                              all of it, on 
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import process_time
 from typing import Annotated, Any, cast
@@ -19,7 +20,7 @@ from he_inference import terminal, user_files, wire
 from he_inference.errors import HEError, InputError, WrongProgram
 from workloads.datasets import DatasetError
 from workloads.demo import Report, run_demo
-from workloads.images import read_images
+from workloads.images import read_images, read_named_images
 from workloads.pictures import terminal_digits
 
 USER_ERROR = 2
@@ -160,6 +161,8 @@ def keygen(
 ) -> None:
     """Make keys: a secret one that stays here, evaluation keys for the server."""
     user_files.check_output(evaluation, secret, signature)
+    if evaluation.exists():
+        raise InputError(f"{evaluation} exists: keys are never overwritten; name another")
     client = he_inference.Client(he_inference.load_signature(signature))
     keys = client.evaluation_keys()
     client.save(secret)
@@ -228,24 +231,26 @@ def decrypt(
 ) -> None:
     """Decrypt an answer: a label and rounded scores for every query."""
     client = he_inference.Client.load(secret, he_inference.load_signature(signature))
-    _report_scores(client.decrypt(user_files.read(answer)), {}, as_json)
+    scores = client.decrypt(user_files.read(answer))
+    _report_scores(scores, [str(number) for number in range(len(scores))], {}, as_json)
 
 
-def _report_scores(scores: Any, more: dict[str, Any], as_json: bool) -> None:
+def _report_scores(scores: Any, names: Sequence[str], more: dict[str, Any], as_json: bool) -> None:
     labels = [int(label) for label in np.argmax(scores, axis=1)]
+    width = max(map(len, ("query", *names)))
     rows = [
-        f"{number:>5}  {label:>5}  " + " ".join(f"{score:8.3f}" for score in row[:10])
-        for number, (label, row) in enumerate(zip(labels, scores, strict=True))
+        f"{name:>{width}}  {label:>5}  " + " ".join(f"{score:8.3f}" for score in row[:10])
+        for name, label, row in zip(names, labels, scores, strict=True)
     ]
-    text = "\n".join(["query  label  scores", *rows])
+    text = "\n".join([f"{'query':>{width}}  label  scores", *rows])
     terminal.report({"labels": labels, "scores": scores.tolist(), **more}, text, as_json)
 
 
-@app.command(epilog="Example: he-inference serve mnist.program --port 8443")
+@app.command(epilog="Example: he-inference serve mnist.program --port 8080")
 def serve(
     program: Annotated[Path, typer.Argument(help="Program that `compile` wrote.")],
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at, 1 to 65535.")] = 8443,
+    port: Annotated[int, typer.Option(help="Port to listen at, 1 to 65535.")] = 8080,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core.")] = None,
     max_batch: Annotated[int, typer.Option(help="Queries that one message may hold.")] = 256,
     certificate: Annotated[Path | None, typer.Option(help="PEM file, for TLS.")] = None,
@@ -269,7 +274,7 @@ def serve(
     service.serve(program, host, port, settings)
 
 
-@app.command(epilog="Example: he-inference query http://127.0.0.1:8443 digits/*.png")
+@app.command(epilog="Example: he-inference query http://127.0.0.1:8080 digits/*.png")
 def query(
     url: Annotated[str, typer.Argument(help="Where a service answers.")],
     images: Images,
@@ -279,7 +284,9 @@ def query(
     signature: Annotated[
         Path | None, typer.Option(help="Signature to insist on, got by another way.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Queries in one message, 1 to 1024.")] = 16,
+    batch: Annotated[
+        int, typer.Option(help="Queries in one message, at most what the service takes.")
+    ] = 16,
     certificate_authority: Annotated[Path | None, typer.Option(help="PEM file to trust.")] = None,
     insecure_plain_http: Annotated[
         bool, typer.Option(help="Speak to another machine without TLS.")
@@ -292,7 +299,8 @@ def query(
         url, certificate_authority=certificate_authority, insecure_plain_http=insecure_plain_http
     ) as server:
         agreed = _agreed_signature(server, signature)
-        queries = read_images(images, agreed.input_shape)
+        queries, names = read_named_images(images, agreed.input_shape)
+        batch = min(batch, int(server.health().get("max_batch", batch)))
         if secret is None:
             client = he_inference.Client(agreed)
         else:
@@ -311,7 +319,7 @@ def query(
                 sent, received = sent + len(message), received + len(answer)
                 progress.advance(task, len(scores[-1]))
     more = {"key_bytes": len(keys), "upload_bytes": sent, "download_bytes": received}
-    _report_scores(np.concatenate(scores), more, as_json)
+    _report_scores(np.concatenate(scores), names, {"names": names, **more}, as_json)
 
 
 def _agreed_signature(

@@ -47,7 +47,7 @@ from he_inference.serving.settings import Settings
 __all__ = ["Settings", "create_app", "running", "serve"]
 
 DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 8443
+DEFAULT_PORT = 8080
 _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.05
 _KILL_SECONDS = 5.0

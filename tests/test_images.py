@@ -17,7 +17,7 @@ from PIL import Image
 
 from workloads import images
 from workloads.datasets import DatasetError
-from workloads.images import read_images
+from workloads.images import read_images, read_named_images
 
 GREY = (1, 5, 4)
 COLOUR = (3, 5, 4)
@@ -346,3 +346,17 @@ def test_damage_gives_one_kind_of_error(
     else:
         assert found.shape[1:] == GREY
         assert np.isfinite(found).all()
+
+
+def test_every_query_is_named_after_its_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "two.npy", np.zeros((2, 1, 3, 3), np.float32))
+    np.save(tmp_path / "one.npy", np.zeros((1, 3, 3), np.float32))
+    queries, names = read_named_images([tmp_path / "two.npy", tmp_path / "one.npy"], (1, 3, 3))
+    assert names == ["two.npy[0]", "two.npy[1]", "one.npy"]
+    assert len(queries) == len(names)
+
+
+def test_a_table_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("1,2,3\n")
+    with pytest.raises(DatasetError, match=r"numpy\.save"):
+        read_images([tmp_path / "table.csv"], (3,))

@@ -51,10 +51,27 @@ def read_images(paths: Sequence[Path], shape: Shape) -> npt.NDArray[np.float32]:
     A folder stands for the pictures in it, sorted by name. Raises `DatasetError` naming the file
     for one that cannot be read or holds another shape.
     """
+    return read_named_images(paths, shape)[0]
+
+
+def read_named_images(
+    paths: Sequence[Path], shape: Shape
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """As `read_images`, and for every query the file that it is from, with [index] in an array."""
     files = [file for path in paths for file in _files(path)]
     if not files:
         raise DatasetError(f"no pictures in {', '.join(map(str, paths))}")
-    return np.concatenate([_read(file, shape) for file in files])
+    queries = [_read(file, shape) for file in files]
+    names = [
+        name for file, found in zip(files, queries, strict=True) for name in _names(file, found)
+    ]
+    return np.concatenate(queries), names
+
+
+def _names(file: Path, queries: npt.NDArray[np.float32]) -> list[str]:
+    if len(queries) == 1:
+        return [file.name]
+    return [f"{file.name}[{number}]" for number in range(len(queries))]
 
 
 def _files(path: Path) -> list[Path]:
@@ -93,7 +110,12 @@ def _decoded(path: Path, shape: Shape) -> npt.NDArray[Any]:
             return _read_picture(path, shape)
         if path.suffix.lower() == ".npy":
             return _read_npy(path)
-        return read_idx(path.read_bytes(), dimensions=3, name=str(path))
+        content = path.read_bytes()
+        if content[:2] != b"\0\0":  # as every IDX file begins
+            raise DatasetError(
+                f"{path}: not a picture, .npy or IDX file; save a table's numbers with numpy.save"
+            )
+        return read_idx(content, dimensions=3, name=str(path))
 
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:
