@@ -872,3 +872,39 @@ def test_control_c_in_the_middle_of_a_demo(tmp_path: Path) -> None:
     assert b"Traceback" not in err
     assert_nothing_is_left(process.pid)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("most", ["x", None, 0, -1, 2])
+def test_a_server_may_say_anything_of_its_batches(
+    files: Files, monkeypatch: pytest.MonkeyPatch, most: object
+) -> None:
+    """Only a sensible limit is followed; the query goes on with the user's otherwise."""
+    signature = cli.he_inference.load_signature(files.m_program_signature)
+
+    class Stand:
+        url = "http://127.0.0.1:1"
+
+        def __init__(self, *_: object, **__: object) -> None:
+            self.server = cli.he_inference.Server(files.m_program)
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def health(self) -> dict[str, object]:
+            return {"max_batch": most}
+
+        def signature(self) -> object:
+            return signature
+
+        def register(self, keys: bytes) -> str:
+            return str(self.server.register(keys))
+
+        def evaluate(self, query: bytes) -> bytes:
+            return bytes(self.server.evaluate(query))
+
+    monkeypatch.setattr(cli.he_inference, "RemoteServer", Stand)
+    ran = run("query", "http://127.0.0.1:1", files.queries, "--json")
+    assert ran.code == 0
+    assert len(ran.json["names"]) == len(ran.json["labels"]) > 0
