@@ -15,7 +15,7 @@ from he_inference.backend.seal import KeyHolder
 from he_inference.batch_wire import BatchFormat, Readable
 from he_inference.encryption_worker import EncryptionWorker
 from he_inference.errors import AnswerOverflow, EncryptionFailed, InputError
-from he_inference.network import check_batch
+from he_inference.network import check_batch, check_range
 from he_inference.nodes import Array
 from he_inference.processors import processors
 from he_inference.tickets import Tickets
@@ -82,12 +82,7 @@ class BatchClient:
         slots = self.terms.form.parameters.slots
         if len(batch) > slots:
             raise InputError(f"{len(batch)} queries: at most {slots} go in one batch")
-        low, high = self.terms.input_range
-        if batch.min() < low or batch.max() > high:
-            raise InputError(
-                f"values from {batch.min():.6g} to {batch.max():.6g}: this program was compiled "
-                f"for {low:g} to {high:g}; scale the queries as in training"
-            )
+        check_range(batch, self.terms.input_range)
         return batch
 
     def encrypt(self, x: npt.ArrayLike, progress: Progress | None = None) -> Iterator[bytes]:

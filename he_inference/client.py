@@ -12,7 +12,7 @@ import numpy.typing as npt
 from he_inference import wire
 from he_inference.backend.seal import KeyHolder
 from he_inference.errors import AnswerOverflow, InputError, KeyFileError
-from he_inference.network import check_batch
+from he_inference.network import check_batch, check_range
 from he_inference.nodes import Array
 from he_inference.signature import Signature
 from he_inference.tickets import Tickets
@@ -70,13 +70,7 @@ class Client:
         the program was compiled for, which could overflow unnoticed.
         """
         batch = check_batch(x, self.signature.input_shape)
-        low, high = self.signature.input_range
-        if batch.min() < low or batch.max() > high:
-            raise InputError(
-                f"values from {batch.min():.6g} to {batch.max():.6g}: this program was compiled "
-                f"for {low:g} to {high:g}; scale the queries as in training, or have the network's "
-                "owner make it again with from_torch(…, input_range=(lowest, highest))"
-            )
+        check_range(batch, self.signature.input_range)
         return batch
 
     def encrypt(self, x: npt.ArrayLike) -> bytes:

@@ -187,6 +187,17 @@ def check_batch(x: npt.ArrayLike, input_shape: Shape) -> Array:
     return checked
 
 
+def check_range(batch: Array, input_range: tuple[float, float]) -> None:
+    """Refuse with `InputError` values beyond what a program was compiled for."""
+    low, high = input_range
+    if batch.min() < low or batch.max() > high:
+        raise InputError(
+            f"values from {batch.min():.6g} to {batch.max():.6g}: this program was compiled "
+            f"for {low:g} to {high:g}; scale the queries as in training, or have the network's "
+            "owner make it again with from_torch(…, input_range=(lowest, highest))"
+        )
+
+
 _NODE_TYPES: Mapping[str, type[Node]] = {
     kind.__name__: kind
     for kind in (Input, Linear, Conv2d, AvgPool2d, ScaleShift, Pad2d, Flatten, Add, Activation)
