@@ -306,16 +306,28 @@ def test_damaged_key_files(
         Client.load(path, shallow.compiled.signature)
 
 
-@pytest.mark.parametrize("value", [0, 2**64 - 1])
+def _ending(key_file: bytes, end: bytes) -> bytes:
+    """The key file with other residues at its end, and the digest that goes with them."""
+    content = key_file[: -16 - len(end)] + end
+    return content + hashlib.blake2b(content, digest_size=16).digest()
+
+
+@pytest.mark.parametrize("word", [b"\xff" * 8, bytes(8)], ids=["not below", "zero"])
 def test_files_that_hold_no_secret_key(
-    shallow: Party, key_file: bytes, tmp_path: Path, value: int
+    shallow: Party, key_file: bytes, tmp_path: Path, word: bytes
 ) -> None:
-    """Sound in form, digest and all, but a residue is zero or not below its prime."""
-    content = bytearray(key_file[:-16])
-    content[-8:] = value.to_bytes(8, "little")
-    digest = hashlib.blake2b(content, digest_size=16).digest()
+    """Sound in form, digest and all, but a row's residues are zero or not below their prime."""
+    end = word * shallow.compiled.parameters.ring_degree
     with pytest.raises(KeyFileError, match="does not hold a secret key"):
-        Client.load(private(tmp_path / "key", bytes(content) + digest), shallow.compiled.signature)
+        Client.load(private(tmp_path / "key", _ending(key_file, end)), shallow.compiled.signature)
+
+
+def test_a_residue_of_a_secret_key_may_be_zero(
+    shallow: Party, key_file: bytes, tmp_path: Path
+) -> None:
+    """One in p is by chance: with the smallest special prime, one key in twelve has such."""
+    path = private(tmp_path / "key", _ending(key_file, bytes(8)))
+    assert Client.load(path, shallow.compiled.signature)
 
 
 def test_vast_key_files_are_not_read(shallow: Party, key_file: bytes, tmp_path: Path) -> None:

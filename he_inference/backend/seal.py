@@ -187,7 +187,8 @@ def _check_secret(parameters: Parameters, secret: Residues) -> None:
     if secret.shape != shape:
         raise KeyFileError(f"a secret key of shape {secret.shape}, expected {shape}")
     for row, prime in zip(secret, parameters.primes, strict=True):
-        if row.max() >= prime or not row.all():
+        # One residue in p is zero by chance; a whole row is not.
+        if row.max() >= prime or not row.any():
             raise KeyFileError("the file does not hold a secret key: make new keys")
 
 
