@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import mmap
 import shutil
 import struct
 import subprocess
@@ -33,16 +34,28 @@ def test_idx_round_trip(values: np.ndarray) -> None:
     assert np.array_equal(read_idx(idx(values), values.ndim), values)
 
 
+def test_idx_of_a_mapped_file_is_a_view(tmp_path: Path) -> None:
+    """None of its values are read before they are asked for, and none can be written."""
+    values = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    (tmp_path / "a").write_bytes(idx(values))
+    with (tmp_path / "a").open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    found = read_idx(content, 3)
+    assert np.array_equal(found, values)
+    assert np.shares_memory(found, np.frombuffer(content, np.uint8))
+    assert not found.flags.writeable
+
+
 @given(st.integers(0, 27))
 def test_idx_refuses_every_truncation(length: int) -> None:
     whole = idx(np.zeros((2, 2, 3), np.uint8))
     assert len(whole) == 28
-    with pytest.raises(DatasetError, match="expected"):
+    with pytest.raises(DatasetError, match=r"expected .* found .* cut short"):
         read_idx(whole[:length], 3)
 
 
 def test_idx_refuses_trailing_bytes() -> None:
-    with pytest.raises(DatasetError, match=r"expected 4 values .* found 5"):
+    with pytest.raises(DatasetError, match=r"expected 4 values .* found 5\. .* after its end"):
         read_idx(idx(np.zeros(4, np.uint8)) + b"\0", 1)
 
 

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from mmap import mmap
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -135,13 +136,13 @@ def mnist_sample() -> Dataset:
     return _labelled(_read_sample, *SAMPLE_SHA256)
 
 
-def read_idx(content: bytes, dimensions: int, name: str = "IDX data") -> NDArray[np.uint8]:
+def read_idx(content: bytes | mmap, dimensions: int, name: str = "IDX data") -> NDArray[np.uint8]:
     """An IDX file of unsigned bytes: two zero bytes, type, rank, big-endian sizes, values.
 
     Nothing is allocated for what a header claims before the claim was held against the length.
 
     Args:
-        content: the file.
+        content: the file, read or mapped.
         dimensions: the rank that it must have, from 1 to 255.
         name: what a message calls it.
 
@@ -157,13 +158,16 @@ def read_idx(content: bytes, dimensions: int, name: str = "IDX data") -> NDArray
         raise DatasetError(
             f"{name}: expected an IDX header of {start} bytes that begins {expected.hex()} "
             f"(unsigned bytes, rank {dimensions}); found {len(content)} bytes that begin "
-            f"{content[:4].hex() or 'with nothing'}. Fetch the file anew."
+            f"{content[:4].hex() or 'with nothing'}. The file is cut short, damaged or of another "
+            "kind."
         )
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
-    if math.prod(shape) != len(content) - start:
+    expected_values, values = math.prod(shape), len(content) - start
+    if values != expected_values:
+        fault = "is cut short" if values < expected_values else "goes on after its end"
         raise DatasetError(
-            f"{name}: expected {math.prod(shape)} values for its sizes {shape}; found "
-            f"{len(content) - start}. Fetch the file anew."
+            f"{name}: expected {expected_values} values for its sizes {shape}; found {values}. "
+            f"The file {fault}: copy or save it anew."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
