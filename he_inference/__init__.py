@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from he_inference import nn as nn
-    from he_inference.batch_client import BatchClient as BatchClient
     from he_inference.batch_compiler import CompiledBatch as CompiledBatch
-    from he_inference.batch_compiler import compile_batch as compile_batch
-    from he_inference.batch_server import BatchServer as BatchServer
-    from he_inference.checker import load_program as load_program
+    from he_inference.batch_program import BatchProgram as BatchProgram
+    from he_inference.batch_signature import BatchSignature as BatchSignature
     from he_inference.client import Client as Client
     from he_inference.compiler import Compiled as Compiled
     from he_inference.compiler import compile as compile
@@ -31,16 +29,17 @@ if TYPE_CHECKING:
     from he_inference.network import load_network as load_network
     from he_inference.parameters import Parameters as Parameters
     from he_inference.program import Program as Program
+    from he_inference.programs import load_program as load_program
     from he_inference.remote import RemoteServer as RemoteServer
     from he_inference.server import Server as Server
     from he_inference.signature import Signature as Signature
-    from he_inference.signature import load_signature as load_signature
+    from he_inference.signatures import load_signature as load_signature
     from he_inference.torch_modules import from_torch as from_torch
 
 _HOMES = {
-    "BatchClient": "batch_client",
-    "BatchServer": "batch_server",
     "Client": "client",
+    "BatchProgram": "batch_program",
+    "BatchSignature": "batch_signature",
     "CompiledBatch": "batch_compiler",
     "Compiled": "compiler",
     "HEError": "errors",
@@ -51,11 +50,10 @@ _HOMES = {
     "Server": "server",
     "Signature": "signature",
     "compile": "compiler",
-    "compile_batch": "batch_compiler",
     "from_torch": "torch_modules",
     "load_network": "network",
-    "load_program": "checker",
-    "load_signature": "signature",
+    "load_program": "programs",
+    "load_signature": "signatures",
 }
 __all__ = [*sorted(_HOMES), "nn"]
 

@@ -7,26 +7,32 @@ demo                                                              all of it, on 
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
 
 import he_inference
-from he_inference import terminal, user_files, wire
-from he_inference.errors import HEError, InputError, WrongProgram
+from he_inference import terminal, user_files
+from he_inference.errors import HEError, InputError, UnknownKey, WrongProgram
 from workloads.datasets import DatasetError
 from workloads.demo import Report, run_demo
-from workloads.images import read_images, read_named_images
+from workloads.images import ImageStream, read_images
 from workloads.pictures import terminal_digits
 
 USER_ERROR = 2
 INTERRUPTED = 130
 MAX_DIGITS = 300
 """As many as the sample holds that comes with the project."""
+DEFAULT_BATCH = 16
+"""Queries in a message of the packed layout, each of which takes as long as the first."""
+MAX_BATCH = 1 << 14
+"""Slots of the largest ring."""
+MAX_LISTED = 5
 _MAX_SEED = 2**32 - 1
 _Misuse = cast(type[Exception], typer.BadParameter.__mro__[2])
 """click's ClickException, or that of the copy of click which newer releases of typer hold."""
@@ -114,6 +120,13 @@ def train(
 def compile_(
     model: Annotated[Path, typer.Argument(help="Network saved by `train` or Network.save.")],
     output: Output,
+    layout: Annotated[
+        str, typer.Option(help="packed for the fastest single answer, batched for thousands.")
+    ] = "packed",
+    response: Annotated[
+        str | None,
+        typer.Option(help="private hides the weights, plain does not; batched: private if unsaid."),
+    ] = None,
     precision: Annotated[float, typer.Option(help="Bits of the answers to hold.")] = 10.0,
     examples: Annotated[
         Path | None, typer.Option(help="Typical queries, to judge magnitudes by; not kept.")
@@ -127,23 +140,15 @@ def compile_(
     network = he_inference.load_network(model)
     typical = None if examples is None else read_images([examples], network.input_shape)
     with terminal.notes.status("choosing parameters …"):
-        compiled = he_inference.compile(network, precision=precision, examples=typical)
+        compiled = he_inference.compile(
+            network, layout=layout, precision=precision, examples=typical, response=response
+        )
     compiled.program.save(output.resolve())
     user_files.write(signature_path(output), compiled.signature.to_bytes())
-    parameters, cost = compiled.parameters, compiled.cost
     values = {
         "program": str(output),
         "signature": str(signature_path(output)),
-        "ring_degree": parameters.ring_degree,
-        "modulus_bits": parameters.total_bits,
-        "security_bits": compiled.signature.security_bits,
-        "rotations": compiled.program.count("rotate"),
-        "precision_bits": compiled.signature.precision_bits,
-        "upload_bytes": cost.upload_bytes,
-        "download_bytes": cost.download_bytes,
-        "key_bytes": cost.key_bytes,
-        "client_ms": cost.client_ms,
-        "server_ms": cost.server_ms,
+        **compiled.facts(),
     }
     files = f"{output} (for the server) and {signature_path(output)} (for clients)"
     terminal.report(values, f"{compiled.summary()}\nwritten       {files}", as_json)
@@ -172,9 +177,10 @@ def keygen(
         secret.unlink()  # of no use alone, and in the way of the next attempt
         raise
     values = {"key_id": client.key_id, "key_bytes": len(keys), "secret": str(secret)}
+    size = f"{len(keys) / 1e6:.2f} MB" if client.signature.needs_keys else "no keys in it"
     text = (
         f"key {client.key_id}\n{secret} stays on this machine; {evaluation} "
-        f"({len(keys) / 1e6:.2f} MB) goes to the server"
+        f"({size}) goes to the server"
     )
     terminal.report(values, text, as_json)
 
@@ -193,7 +199,11 @@ def encrypt(
     user_files.check_output(output, signature, secret, *images)
     client = he_inference.Client.load(secret, he_inference.load_signature(signature))
     queries = read_images(images, client.signature.input_shape)
-    message = client.encrypt(queries)
+    with client, terminal.bar(as_json, "ciphertexts") as progress:
+        task = progress.add_task("encrypting", total=None)
+        message = client.encrypt(
+            queries, lambda done, total: progress.update(task, completed=done, total=total)
+        )
     user_files.write(output, message)
     values = {"queries": len(queries), "bytes": len(message)}
     count = "1 query" if len(queries) == 1 else f"{len(queries)} queries"
@@ -251,8 +261,16 @@ def serve(
     program: Annotated[Path, typer.Argument(help="Program that `compile` wrote.")],
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at, 1 to 65535.")] = 8080,
-    workers: Annotated[int | None, typer.Option(help="Processes; one a core.")] = None,
-    max_batch: Annotated[int, typer.Option(help="Queries that one message may hold.")] = 256,
+    response: Annotated[
+        str | None,
+        typer.Option(help="plain: serve a batched program whose answers show its weights."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; one a core, or one for the batched layout.")
+    ] = None,
+    max_batch: Annotated[
+        int, typer.Option(help="Queries that one message may hold (packed layout).")
+    ] = 256,
     certificate: Annotated[Path | None, typer.Option(help="PEM file, for TLS.")] = None,
     private_key: Annotated[Path | None, typer.Option(help="PEM file, for TLS.")] = None,
     insecure_plain_http: Annotated[
@@ -263,6 +281,8 @@ def serve(
     from he_inference import service
 
     _check_range("--port", port, 1, 65535)
+    loaded = he_inference.load_program(program)
+    _check_response(program, loaded, response)
     chosen: dict[str, Any] = {} if workers is None else {"workers": workers}
     settings = service.Settings(
         max_batch=max_batch,
@@ -271,7 +291,27 @@ def serve(
         insecure_plain_http=insecure_plain_http,
         **chosen,
     )
-    service.serve(program, host, port, settings)
+    service.serve(loaded, host, port, settings)
+
+
+def _check_response(
+    path: Path, program: "he_inference.Program | he_inference.BatchProgram", response: str | None
+) -> None:
+    """Weights are shown to clients by an explicit choice only."""
+    if response not in (None, "private", "plain"):
+        raise InputError(f"--response {response!r}: expected private or plain")
+    if not isinstance(program, he_inference.BatchProgram):
+        if response == "private":
+            raise InputError(
+                f"{path} answers plainly, as all programs of the packed layout: compile it with "
+                "--layout batched"
+            )
+        return
+    if program.signature.response == "plain" and response != "plain":
+        raise InputError(
+            f"{path} answers plainly, from which a client can learn its weights: compile it with "
+            "--response private, or serve it with --response plain"
+        )
 
 
 @app.command(epilog="Example: he-inference query http://127.0.0.1:8080 digits/*.png")
@@ -285,8 +325,9 @@ def query(
         Path | None, typer.Option(help="Signature to insist on, got by another way.")
     ] = None,
     batch: Annotated[
-        int, typer.Option(help="Queries in one message, at most what the service takes.")
-    ] = 16,
+        int | None,
+        typer.Option(help="Queries in one message; 16, or all that fit in the batched layout."),
+    ] = None,
     certificate_authority: Annotated[Path | None, typer.Option(help="PEM file to trust.")] = None,
     insecure_plain_http: Annotated[
         bool, typer.Option(help="Speak to another machine without TLS.")
@@ -294,39 +335,110 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Ask a service: encrypt here, evaluate there, decrypt here."""
-    _check_range("--batch", batch, 1, wire.MAX_QUERIES)
+    if batch is not None:
+        _check_range("--batch", batch, 1, MAX_BATCH)
     with he_inference.RemoteServer(
         url, certificate_authority=certificate_authority, insecure_plain_http=insecure_plain_http
     ) as server:
         agreed = _agreed_signature(server, signature)
-        queries, names = read_named_images(images, agreed.input_shape)
-        most = server.health().get("max_batch")
-        if type(most) is int and most >= 1:  # what a server says is foreign
-            batch = min(batch, most)
+        stream = ImageStream(images, agreed.input_shape)
+        if stream.skipped and not as_json:
+            terminal.note(f"skipped, as they are no pictures: {_listed(stream.skipped)}")
         if secret is None:
             client = he_inference.Client(agreed)
         else:
             client = he_inference.Client.load(secret, agreed)
-        client.check(queries)  # all of them, before the server hears of any
-        with terminal.notes.status("making and registering evaluation keys …"):
-            keys = client.evaluation_keys()
+        with client:
+            size = _message_size(batch, client, server)
+            for queries, _ in stream.batches(size):
+                client.check(queries)  # all of them, before the server hears of any
+            asked = _ask(server, client, stream.batches(size), len(stream), as_json)
+    more = {
+        "key_bytes": asked.key_bytes,
+        "upload_bytes": asked.sent,
+        "download_bytes": asked.received,
+        "seconds": asked.seconds,
+        "queries_per_second": len(stream) / asked.seconds,
+    }
+    names = list(stream.names())
+    _report_scores(np.concatenate(asked.scores), names, {"names": names, **more}, as_json)
+    if not as_json:
+        terminal.note(
+            f"{len(stream)} queries in {asked.seconds:.1f} s, "
+            f"{len(stream) / asked.seconds:.0f} a second; {asked.sent / 1e6:.1f} MB up, "
+            f"{asked.received / 1e6:.2f} MB down"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MAX_LISTED])
+    return shown if len(names) <= MAX_LISTED else f"{shown} and {len(names) - MAX_LISTED} more"
+
+
+def _message_size(
+    wanted: int | None, client: "he_inference.Client", server: "he_inference.RemoteServer"
+) -> int:
+    """Queries in a message: as wished for, as the layout has room for, as the service takes."""
+    size = client.max_queries
+    if not isinstance(client.signature, he_inference.BatchSignature):
+        size = min(size, DEFAULT_BATCH)
+    if wanted is not None:
+        size = min(wanted, client.max_queries)
+    most = server.health().get("max_batch")
+    return min(size, most) if type(most) is int and most >= 1 else size  # what it says is foreign
+
+
+@dataclass
+class _Asked:
+    """What came of a query."""
+
+    key_bytes: int
+    scores: list[Any]
+    sent: int = 0
+    received: int = 0
+    seconds: float = 0.0
+
+
+def _ask(
+    server: "he_inference.RemoteServer",
+    client: "he_inference.Client",
+    batches: Iterable[tuple[Any, list[str]]],
+    total: int,
+    as_json: bool,
+) -> _Asked:
+    """Register keys, then encrypt, evaluate and decrypt one message after the other."""
+    with terminal.notes.status("making and registering evaluation keys …"):
+        keys = client.evaluation_keys()
+        if client.signature.needs_keys:
             server.register(keys)
-        scores, sent, received = [], 0, 0
-        with terminal.bar(as_json, "queries") as progress:
-            task = progress.add_task("encrypted queries", total=len(queries))
-            for start in range(0, len(queries), batch):
-                message = client.encrypt(queries[start : start + batch])
+    asked = _Asked(len(keys), [])
+    started = perf_counter()
+    with terminal.bar(as_json, "queries") as progress:
+        task = progress.add_task("encrypted queries", total=total)
+        for queries, _ in batches:
+            before = sum(map(len, asked.scores))
+
+            def show(done: int, of: int, start: int = before, size: int = len(queries)) -> None:
+                # Encryption is about two thirds of the time that a message takes.
+                progress.update(task, completed=start + 2 * size * done // (3 * of))
+
+            message = client.encrypt(queries, show)
+            try:
                 answer = server.evaluate(message)
-                scores.append(client.decrypt(answer))
-                sent, received = sent + len(message), received + len(answer)
-                progress.advance(task, len(scores[-1]))
-    more = {"key_bytes": len(keys), "upload_bytes": sent, "download_bytes": received}
-    _report_scores(np.concatenate(scores), names, {"names": names, **more}, as_json)
+            except UnknownKey:  # others' keys have pushed ours out since
+                server.register(keys)
+                answer = server.evaluate(message)
+            asked.scores.append(client.decrypt(answer))
+            asked.sent += len(message)
+            asked.received += len(answer)
+            progress.update(task, completed=before + len(queries))
+    asked.seconds = perf_counter() - started
+    return asked
 
 
 def _agreed_signature(
     server: "he_inference.RemoteServer", expected: Path | None
-) -> "he_inference.Signature":
+) -> "he_inference.Signature | he_inference.BatchSignature":
     """The server's signature, compared with the one the user brought, if any."""
     found = server.signature()
     if expected is not None:

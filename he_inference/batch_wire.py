@@ -1,13 +1,18 @@
 """Messages of the batched layout: one batch of queries, one ciphertext per input feature.
 
-    message  = header · ticket · shape · polynomials · checksum
+    query    = header · key id · ticket · shape · polynomials · checksum
+    answer   = header · ticket · shape · polynomials · checksum
+    keys     = header · polynomials · checksum
     header   = as in `wire`: "STVC" · version u16 · kind u16 · digest of the signature (32 bytes)
+    key id   = 16 bytes, the name of the keys that the query goes with, as in `wire`
     ticket   = 32 bytes chosen by the client, returned by the server
     shape    = queries u32 · ciphertexts u32 · polynomials of each u16 · primes u16 · N u32
     checksum = BLAKE2b-128 of all that precedes it
 
-A query has one ciphertext per feature: the seed of c1, and c0. An answer has one per output: all
-components c_0 … c_d. Residues stand in the NTT domain, packed with as many bits as their prime has.
+A query has one ciphertext per feature: the seed of c1, and c0. A plain answer has one per output:
+all components c_0 … c_d. Residues stand in the NTT domain, packed with as many bits as their prime
+has. A private answer has c0 and c1 for every output: coefficients modulo the first prime, without
+the low bits that only noise reaches. Keys are seeded ciphertexts in the order of `read_keys`.
 All integers are little-endian.
 
 A batch is large (some 150 MB), so it is written as parts and read from a stream, and neither end
@@ -15,14 +20,10 @@ ever holds the packed form of a whole one. The header and the shape are compared
 that the message may have before anything is allocated for the rest; every residue is checked to be
 below its prime.
 
-An answer is not cut. In the NTT domain every bit of a residue counts, so low bits cannot be left
-off as in `wire`. Nor can primes. To leave some out without dividing is exact as long as
-scale · answer fits the others; but nothing that a server does mixes primes, so such primes would
-not have been needed in the query either, and whoever chose them has kept to those that are. To
-divide by them (rescaling) would be sound as well: rounding the coefficient of s^d costs about
-‖s^d‖ / √12 in a coefficient of the plaintext, some 25 bits at N = 8192 and d = 4, so two primes
-could carry what seven do. It takes inverse and forward transforms of every component on the server
-and saves five sevenths of an answer that is a sixteenth of its query: not done.
+A plain answer is not cut. In the NTT domain every bit of a residue counts, so low bits cannot be
+left off. Nor can primes: to leave some out without dividing is exact as long as scale · answer fits
+the others, and then such primes would not have been needed in the query either. Private answers are
+divided by all primes but one, which is why they are twenty times smaller.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Protocol
 
 import numpy as np
@@ -39,6 +41,7 @@ import numpy as np
 from he_inference import wire
 from he_inference.backend import seeds
 from he_inference.backend.residues import packing
+from he_inference.batch_signature import BatchSignature
 from he_inference.cost import SEED_BYTES, packed_bytes
 from he_inference.errors import MessageError
 from he_inference.parameters import Parameters
@@ -64,7 +67,9 @@ class Readable(Protocol):
 class BatchFormat:
     """All that the form of messages depends on.
 
-    digest: of the signature. components: polynomials of an answer's ciphertexts.
+    digest: of the signature. components: polynomials of a plain answer's ciphertexts.
+    seeded_keys: ciphertexts in a client's keys. response_bits: of every coefficient of a private
+    answer's c0 and c1; zeros for plain answers.
     """
 
     digest: bytes
@@ -72,6 +77,31 @@ class BatchFormat:
     features: int
     outputs: int
     components: int
+    seeded_keys: int = 0
+    response_bits: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, signature: BatchSignature) -> "BatchFormat":
+        return cls(
+            signature.digest,
+            signature.parameters,
+            signature.features,
+            signature.outputs,
+            signature.components,
+            signature.seeded_keys,
+            signature.response_bits,
+        )
+
+    @property
+    def private(self) -> bool:
+        """Whether answers are sanitised."""
+        return self.response_bits != (0, 0)
+
+    @property
+    def cut_bits(self) -> tuple[int, int]:
+        """Low bits of c0 and c1 that a private answer does not carry."""
+        whole = self.primes[0].bit_length()
+        return whole - self.response_bits[0], whole - self.response_bits[1]
 
     @property
     def primes(self) -> tuple[int, ...]:
@@ -88,18 +118,38 @@ class BatchFormat:
     @property
     def query_bytes(self) -> int:
         """Of a whole message, however many queries are in it."""
-        return _ENVELOPE + self.features * (SEED_BYTES + self.polynomial_bytes)
+        return _ENVELOPE + wire.KEY_ID_BYTES + self.features * self.seeded_bytes
+
+    @property
+    def seeded_bytes(self) -> int:
+        return SEED_BYTES + self.polynomial_bytes
 
     @property
     def answer_bytes(self) -> int:
-        return _ENVELOPE + self.outputs * self.components * self.polynomial_bytes
+        each = self.components * self.polynomial_bytes
+        if self.private:
+            each = sum(self.response_bits) * self.degree // 8
+        return _ENVELOPE + self.outputs * each
+
+    @property
+    def key_bytes(self) -> int:
+        """Of a message of one client's keys."""
+        ends = wire.HEADER_BYTES + wire.CHECKSUM_BYTES
+        return ends + self.seeded_keys * self.seeded_bytes
 
     def shape(self, kind: Kind) -> tuple[int, int, int, int]:
         """Ciphertexts, polynomials of each that are sent, primes, N."""
-        ciphertexts, polynomials = (
-            (self.features, 1) if kind is Kind.BATCH_QUERY else (self.outputs, self.components)
-        )
-        return ciphertexts, polynomials, len(self.primes), self.degree
+        if kind is Kind.BATCH_QUERY:
+            return self.features, 1, len(self.primes), self.degree
+        if self.private:
+            return self.outputs, 2, 1, self.degree
+        return self.outputs, self.components, len(self.primes), self.degree
+
+    @property
+    def residues(self) -> tuple[int, ...]:
+        """Shape of an answer's array: without an axis for primes where there is only one."""
+        ciphertexts, polynomials, primes, degree = self.shape(Kind.BATCH_ANSWER)
+        return (ciphertexts, polynomials, *(() if self.private else (primes,)), degree)
 
 
 _ENVELOPE = wire.HEADER_BYTES + wire.TICKET_BYTES + _SHAPE.size + wire.CHECKSUM_BYTES
@@ -110,45 +160,75 @@ class Batch:
     """One batch of queries, or of answers to them.
 
     queries: how many; slots from there on hold nothing that was asked.
-    residues: of queries (features, 2, primes, N), of answers (outputs, components, primes, N);
-        uint64, in the NTT domain, every one below its prime.
+    residues: of queries (features, 2, primes, N), of plain answers (outputs, components, primes,
+        N), in the NTT domain; of private answers (outputs, 2, N), coefficients modulo the first
+        prime; uint64, every one below its prime.
+    key_id: of the keys that go with queries; empty in answers.
     """
 
     ticket: bytes
     queries: int
     residues: Residues
+    key_id: bytes = b""
 
 
 def write_query(
-    form: BatchFormat, ticket: bytes, queries: int, ciphertexts: Iterable[Seeded]
+    form: BatchFormat, key_id: bytes, ticket: bytes, queries: int, ciphertexts: Iterable[Seeded]
 ) -> Iterator[bytes]:
     """The parts of a message, one for each ciphertext as it comes.
 
     Raises `MessageError` where what is given does not have the form that is promised.
     """
-    return _parts(form, Kind.BATCH_QUERY, ticket, queries, _write_seeded(form, ciphertexts))
+    if len(key_id) != wire.KEY_ID_BYTES:
+        raise MessageError(f"a key id of {len(key_id)} bytes: expected {wire.KEY_ID_BYTES}")
+    bodies = _write_seeded(form, ciphertexts)
+    return _parts(form, Kind.BATCH_QUERY, key_id, ticket, queries, bodies)
 
 
 def write_answer(form: BatchFormat, answer: Batch) -> Iterator[bytes]:
     """The parts of a message, one for each output. Raises `MessageError` as `write_query` does."""
-    if answer.residues.shape[:2] != (form.outputs, form.components):
+    if answer.residues.shape != form.residues:
         raise MessageError(
-            f"an answer of {answer.residues.shape[:2]} outputs and components: expected "
-            f"{form.outputs, form.components}"
+            f"an answer of residues {answer.residues.shape}: expected {form.residues}"
         )
-    bodies = (b"".join(_write_polynomial(form, c) for c in output) for output in answer.residues)
-    return _parts(form, Kind.BATCH_ANSWER, answer.ticket, answer.queries, bodies)
+    write = _write_cut if form.private else _write_polynomials
+    bodies = (write(form, output) for output in answer.residues)
+    return _parts(form, Kind.BATCH_ANSWER, b"", answer.ticket, answer.queries, bodies)
+
+
+def _write_polynomials(form: BatchFormat, polynomials: Residues) -> bytes:
+    return b"".join(_write_polynomial(form, polynomial) for polynomial in polynomials)
+
+
+def _write_cut(form: BatchFormat, polynomials: Residues) -> bytes:
+    """(2, N) coefficients modulo the first prime, rounded to the bits that are kept."""
+    rows = zip(polynomials, form.cut_bits, form.response_bits, strict=True)
+    return b"".join(
+        packing.pack(wire.shift_down(row, cut, bits), bits).tobytes() for row, cut, bits in rows
+    )
+
+
+def write_keys(form: BatchFormat, ciphertexts: Iterable[Seeded]) -> bytes:
+    """A message of one client's keys, in the order of `read_keys`."""
+    head = wire.header(Kind.EVALUATION_KEYS, form.digest)
+    bodies = _write_seeded(form, ciphertexts)
+    return b"".join(_with_checksum(head, bodies, form.seeded_keys))
 
 
 def _parts(
-    form: BatchFormat, kind: Kind, ticket: bytes, queries: int, bodies: Iterable[bytes]
+    form: BatchFormat,
+    kind: Kind,
+    key_id: bytes,
+    ticket: bytes,
+    queries: int,
+    bodies: Iterable[bytes],
 ) -> Iterator[bytes]:
     if len(ticket) != wire.TICKET_BYTES:
         raise MessageError(f"a ticket of {len(ticket)} bytes: expected {wire.TICKET_BYTES}")
     _check_queries(form, queries)
     header = wire.header(kind, form.digest)
     shape = form.shape(kind)
-    return _with_checksum(header + ticket + _SHAPE.pack(queries, *shape), bodies, shape[0])
+    return _with_checksum(header + key_id + ticket + _SHAPE.pack(queries, *shape), bodies, shape[0])
 
 
 def _with_checksum(head: bytes, bodies: Iterable[bytes], ciphertexts: int) -> Iterator[bytes]:
@@ -191,13 +271,37 @@ def read_query(
     Raises `MessageError` for anything but a whole and sound message, as soon as it is noticed.
     """
     incoming = _Incoming(stream, form.query_bytes)
-    ticket, queries = _read_head(form, Kind.BATCH_QUERY, incoming)
+    key_id, ticket, queries = _read_head(form, Kind.BATCH_QUERY, incoming, wire.KEY_ID_BYTES)
     residues = query_memory(form) if into is None else into
     if residues.shape != (form.features, 2, len(form.primes), form.degree):
         raise MessageError(f"no room for this batch in an array of shape {residues.shape}")
     _decode(form, incoming, residues, threads or processors())
     incoming.finish()
-    return Batch(ticket, queries, residues)
+    return Batch(ticket, queries, residues, key_id)
+
+
+def read_keys(form: BatchFormat, message: bytes) -> Residues:
+    """The seeded ciphertexts of a client's keys, expanded: uint64 (seeded_keys, 2, primes, N).
+
+    The first is an encryption of zero; then, for s², s³ … in turn, for each prime, one of that
+    power modulo this prime and of zero modulo the others. That they are so only their owner knows.
+    Raises `MessageError` for anything but a whole and sound message.
+    """
+    if len(message) >= wire.HEADER_BYTES:
+        wire.check_header(message, Kind.EVALUATION_KEYS, form.digest)
+    if len(message) != form.key_bytes:
+        problem = "truncated" if len(message) < form.key_bytes else "too long"
+        raise MessageError(
+            f"the evaluation keys message is {problem}: expected {form.key_bytes} bytes, found "
+            f"{len(message)}"
+        )
+    incoming = _Incoming(BytesIO(message), form.key_bytes)
+    incoming.take(wire.HEADER_BYTES)
+    residues = np.empty((form.seeded_keys, 2, len(form.primes), form.degree), np.uint64)
+    for target in residues:
+        _read_seeded(form, incoming.take(form.seeded_bytes), target[None])
+    incoming.finish()
+    return residues
 
 
 def query_memory(form: BatchFormat) -> Residues:
@@ -210,7 +314,7 @@ def query_memory(form: BatchFormat) -> Residues:
 
 def _decode(form: BatchFormat, incoming: "_Incoming", residues: Residues, threads: int) -> None:
     """Read on while threads take apart what has arrived."""
-    each = SEED_BYTES + form.polynomial_bytes
+    each = form.seeded_bytes
     at_once = max(1, _TASK_BYTES // each)
     working: deque[Future[None]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -225,7 +329,7 @@ def _decode(form: BatchFormat, incoming: "_Incoming", residues: Residues, thread
 
 
 def _read_seeded(form: BatchFormat, data: bytes, targets: Residues) -> None:
-    view, each = memoryview(data), SEED_BYTES + form.polynomial_bytes
+    view, each = memoryview(data), form.seeded_bytes
     for number, (c0, c1) in enumerate(targets):
         ciphertext = view[number * each : (number + 1) * each]
         _read_polynomial(form, ciphertext[SEED_BYTES:], c0)
@@ -245,9 +349,12 @@ def _read_polynomial(form: BatchFormat, data: memoryview, target: Residues) -> N
 def read_answer(form: BatchFormat, stream: Readable) -> Batch:
     """A batch of answers; the stream must end with it. Raises `MessageError` for anything else."""
     incoming = _Incoming(stream, form.answer_bytes)
-    ticket, queries = _read_head(form, Kind.BATCH_ANSWER, incoming)
-    residues = np.empty((form.outputs, form.components, len(form.primes), form.degree), np.uint64)
+    _, ticket, queries = _read_head(form, Kind.BATCH_ANSWER, incoming, 0)
+    residues = np.empty(form.residues, np.uint64)
     for output in residues:
+        if form.private:
+            _read_cut(form, incoming, output)
+            continue
         for component in output:
             data = memoryview(incoming.take(form.polynomial_bytes))
             _read_polynomial(form, data, component)
@@ -255,10 +362,21 @@ def read_answer(form: BatchFormat, stream: Readable) -> Batch:
     return Batch(ticket, queries, residues)
 
 
-def _read_head(form: BatchFormat, kind: Kind, incoming: "_Incoming") -> tuple[bytes, int]:
-    """Ticket and number of queries of a message that promises the right form."""
+def _read_cut(form: BatchFormat, incoming: "_Incoming", target: Residues) -> None:
+    """The reverse of `_write_cut`, up to the bits cut."""
+    prime = np.uint64(form.primes[0])
+    for row, cut, bits in zip(target, form.cut_bits, form.response_bits, strict=True):
+        packing.unpack(incoming.take(bits * form.degree // 8), bits, row)
+        row <<= np.uint64(cut)
+        row %= prime
+
+
+def _read_head(
+    form: BatchFormat, kind: Kind, incoming: "_Incoming", key_id_bytes: int
+) -> tuple[bytes, bytes, int]:
+    """Key id, ticket and number of queries of a message that promises the right form."""
     wire.check_header(incoming.take(wire.HEADER_BYTES), kind, form.digest)
-    ticket = incoming.take(wire.TICKET_BYTES)
+    key_id, ticket = incoming.take(key_id_bytes), incoming.take(wire.TICKET_BYTES)
     queries, *shape = _SHAPE.unpack(incoming.take(_SHAPE.size))
     both = zip(_SHAPE_NAMES, shape, form.shape(kind), strict=True)
     faults = [
@@ -267,7 +385,7 @@ def _read_head(form: BatchFormat, kind: Kind, incoming: "_Incoming") -> tuple[by
     if faults:
         raise MessageError(f"a batch of another shape than the program's: {'; '.join(faults)}")
     _check_queries(form, queries)
-    return ticket, queries
+    return key_id, ticket, queries
 
 
 def _check_queries(form: BatchFormat, queries: int) -> None:

@@ -21,7 +21,7 @@ MAX_REGISTER_BYTES = 4 << 30
 """Of ciphertexts alive at one time."""
 
 
-def load_program(path: str | Path) -> Program:
+def load_packed_program(path: str | Path) -> Program:
     """Read and check a saved program. Raises `ModelFileError` for anything but a sound one."""
     metadata, tensors = read_tensors(path, FORMAT, VERSION)
     try:

@@ -3,18 +3,25 @@
 import hashlib
 import hmac
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from he_inference import wire
 from he_inference.backend.seal import KeyHolder
-from he_inference.errors import AnswerOverflow, InputError, KeyFileError
+from he_inference.batch_cipher import BatchCipher
+from he_inference.batch_signature import BatchSignature
+from he_inference.errors import InputError, KeyFileError
 from he_inference.network import check_batch, check_range
 from he_inference.nodes import Array
-from he_inference.signature import Signature
+from he_inference.packed_cipher import PackedCipher
+from he_inference.progress import Progress
+from he_inference.signatures import AnySignature
 from he_inference.tickets import Tickets
 from he_inference.wire import Residues
 
@@ -34,13 +41,30 @@ class Client:
     The guarantee ends where something *decrypted* reaches the evaluating server or anyone who
     colludes with it: scores give it the secret key within a few messages, labels more slowly (Li
     and Micciancio 2021; SECURITY.md). Rounding does not help.
+
+    Use it as a context manager where it has processes of its own (batched layout): they end with
+    it, and at the latest with this process.
     """
 
-    def __init__(self, signature: Signature, *, secret: Residues | None = None) -> None:
-        """Draw a new secret key, or go on with one that `KeyHolder.secret` gave out."""
+    def __init__(
+        self,
+        signature: AnySignature,
+        *,
+        secret: Residues | None = None,
+        processes: int | None = None,
+    ) -> None:
+        """Draw a new secret key, or go on with one that `KeyHolder.secret` gave out.
+
+        processes: that encrypt a batch side by side (batched layout only); see `BatchCipher`.
+        """
         self.signature = signature
         self._keys = KeyHolder(signature.parameters, secret)
-        self._tickets = Tickets(self._keys.secret)
+        tickets = Tickets(self._keys.secret)
+        self._cipher: PackedCipher | BatchCipher
+        if isinstance(signature, BatchSignature):
+            self._cipher = BatchCipher(signature, self._keys, tickets, processes)
+        else:
+            self._cipher = PackedCipher(signature, self._keys, tickets)
         self._evaluation_keys: bytes | None = None
         self._key_id: bytes | None = None
 
@@ -50,8 +74,7 @@ class Client:
         A client that was loaded makes new ones, with another key id, for the same secret.
         """
         if self._evaluation_keys is None:
-            made = self._keys.evaluation_keys(self.signature.keys)
-            self._evaluation_keys = wire.write_keys(self.signature, made)
+            self._evaluation_keys = self._cipher.evaluation_keys()
             self._key_id = wire.key_id(self._evaluation_keys)
         return self._evaluation_keys
 
@@ -73,17 +96,25 @@ class Client:
         check_range(batch, self.signature.input_range)
         return batch
 
-    def encrypt(self, x: npt.ArrayLike) -> bytes:
-        """Queries (batch, *input_shape) → one message. Raises `InputError` as `check` does."""
+    @property
+    def max_queries(self) -> int:
+        """That one message may hold."""
+        return self._cipher.max_queries
+
+    def encrypt(self, x: npt.ArrayLike, progress: Progress | None = None) -> bytes:
+        """Queries (batch, *input_shape) → one message. Raises `InputError` as `check` does.
+
+        progress: called with ciphertexts made so far and in all. Raises `EncryptionFailed` where a
+        process that encrypts goes away.
+        """
+        return b"".join(self.encrypt_parts(x, progress))
+
+    def encrypt_parts(self, x: npt.ArrayLike, progress: Progress | None = None) -> Iterator[bytes]:
+        """As `encrypt`, the message in parts as they are made; refuses queries at once."""
         batch = self.check(x)
-        if len(batch) > wire.MAX_QUERIES:
-            raise InputError(f"{len(batch)} queries: at most {wire.MAX_QUERIES} go in one message")
-        flat = np.concatenate([batch.reshape(len(batch), -1), np.zeros((len(batch), 1))], axis=1)
-        slots = flat[:, self.signature.gather]
-        scale = self.signature.input_scale
-        ciphertexts = tuple(self._keys.encrypt(row, scale) for row in slots)
-        query = wire.Query(self._known_key_id(), self._tickets.draw(len(batch)), ciphertexts)
-        return wire.write_query(self.signature, query)
+        if len(batch) > self.max_queries:
+            raise InputError(f"{len(batch)} queries: at most {self.max_queries} go in one message")
+        return self._cipher.encrypt(batch, self._known_key_id(), progress)
 
     def decrypt(self, answer: bytes) -> Array:
         """An answer message → scores (batch, outputs), rounded to the signature's resolution.
@@ -97,20 +128,22 @@ class Client:
 
     def decrypt_with_noise(self, answer: bytes) -> Array:
         """As `decrypt`, with the meaningless digits."""
-        parsed = wire.read_answer(self.signature, answer)
-        self._tickets.check(parsed.ticket, len(parsed.polynomials))
-        return np.stack([self._scores(residues) for residues in parsed.polynomials])
+        return self._cipher.decrypt(answer)
 
-    def _scores(self, residues: Residues) -> Array:
-        scale = self.signature.output_scale
-        scores = self._keys.decrypt(residues, scale)[self.signature.output_slots]
-        # An answer is far smaller; what wrapped around the modulus is about as large as it.
-        if np.abs(scores).max() * scale > self.signature.parameters.data_primes[0] / 2:
-            raise AnswerOverflow(
-                "the answer is larger than the modulus has room for: compile the network with "
-                "examples that are as large as this query, or the answer was tampered with"
-            )
-        return scores
+    def close(self) -> None:
+        """End processes that encrypt, if there are any. May be repeated; more are started anew."""
+        self._cipher.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def save(self, path: str | Path) -> None:
         """Write the secret key to a new file that only its owner may read (mode 0600).
@@ -136,7 +169,9 @@ class Client:
             raise KeyFileError(f"{path} cannot be written: {error.strerror}") from None
 
     @classmethod
-    def load(cls, path: str | Path, signature: Signature) -> "Client":
+    def load(
+        cls, path: str | Path, signature: AnySignature, *, processes: int | None = None
+    ) -> "Client":
         """Read a secret key that `save` wrote. Raises `KeyFileError`."""
         start = len(_SECRET_MAGIC)
         words = len(signature.parameters.primes) * signature.parameters.ring_degree

@@ -1,6 +1,6 @@
 """Network + wishes → program, parameters, signature.
 
-The passes, in order:
+The passes of the packed layout, in order (the batched one is in `batch_compiler`):
 
 1. merge     `affine`          everything between two activations becomes one matrix
 2. pack      `layouts.packed`  matrices become rotations and products over slots
@@ -12,12 +12,15 @@ The passes, in order:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from he_inference.affine import AffineStage, affine_stages
 from he_inference.backend import clear
+from he_inference.batch_compiler import CompiledBatch, compile_batch
+from he_inference.batch_signature import Response
 from he_inference.checker import check
 from he_inference.cost import Cost, cost
 from he_inference.errors import CompileError, ModelError
@@ -29,7 +32,7 @@ from he_inference.program import Program
 from he_inference.search import EXAMPLES, Search
 from he_inference.signature import Signature
 
-LAYOUTS = ("packed",)
+LAYOUTS = ("packed", "batched")
 EXTREMES = 8
 """Rows of the first layer for which the largest possible query is among synthetic examples."""
 
@@ -57,6 +60,23 @@ class Compiled:
         """
         return clear.simulate(self.program, check_batch(x, self.network.input_shape), seed)
 
+    def facts(self) -> dict[str, Any]:
+        """The summary's figures, for machines."""
+        return {
+            "layout": "packed",
+            "response": "plain",
+            "ring_degree": self.parameters.ring_degree,
+            "modulus_bits": self.parameters.total_bits,
+            "security_bits": self.signature.security_bits,
+            "rotations": self.program.count("rotate"),
+            "precision_bits": self.signature.precision_bits,
+            "upload_bytes": self.cost.upload_bytes,
+            "download_bytes": self.cost.download_bytes,
+            "key_bytes": self.cost.key_bytes,
+            "client_ms": self.cost.client_ms,
+            "server_ms": self.cost.server_ms,
+        }
+
     def summary(self) -> str:
         """A few lines for people: ring, modulus, levels, rotations, bytes, precision, time."""
         p, c, program = self.parameters, self.cost, self.program
@@ -82,30 +102,67 @@ class Compiled:
         return "\n".join(lines)
 
 
+@overload
+def compile(
+    network: Network,
+    *,
+    layout: Literal["packed"] = "packed",
+    precision: float = 10.0,
+    examples: npt.ArrayLike | None = None,
+    response: Literal["plain"] | None = None,
+) -> Compiled: ...
+
+
+@overload
+def compile(
+    network: Network,
+    *,
+    layout: Literal["batched"],
+    precision: float = 10.0,
+    examples: npt.ArrayLike | None = None,
+    response: Response | None = None,
+) -> CompiledBatch: ...
+
+
+@overload
+def compile(
+    network: Network,
+    *,
+    layout: str,
+    precision: float = 10.0,
+    examples: npt.ArrayLike | None = None,
+    response: str | None = None,
+) -> Compiled | CompiledBatch: ...
+
+
 def compile(
     network: Network,
     *,
     layout: str = "packed",
     precision: float = 10.0,
     examples: npt.ArrayLike | None = None,
-) -> Compiled:
+    response: str | None = None,
+) -> Compiled | CompiledBatch:
     """Choose ring, primes, scales, levels and rotations for a network, at 128-bit security.
 
-    layout: "packed", one query in the slots of one ciphertext.
+    layout: "packed", one query in the slots of one ciphertext, for the fastest single answer;
+        "batched", as many queries in as many slots, for thousands of them at once.
     precision: bits; the root mean square error of answers is expected to be at most 2^-precision
         times the largest answer on the examples, as an average over queries and keys.
     examples: typical queries (batch, *input_shape), by which magnitudes are judged. Answers up to
         2^3 times larger than theirs fit; larger ones are wrong, and where all slots of an answer
         are alike (a network with one output) nobody notices. Without them synthetic queries in the
         network's input range are used, extremes among them. They are not kept.
+    response: "private" hides the weights in answers as far as the answers themselves do not show
+        them (see `flooding`), "plain" does not. The batched layout has both and takes "private"
+        where nothing is said; the packed one has plain ones only.
 
     Raises `CompileError` where it does not fit, naming the smallest change that would.
     """
     if layout not in LAYOUTS:
-        raise CompileError(
-            f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}, or compile_batch() "
-            "for thousands of queries at once"
-        )
+        raise CompileError(f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}")
+    if response not in (None, "private", "plain"):
+        raise CompileError(f"response {response!r} is unknown: use private or plain")
     if not isinstance(network, Network):
         raise ModelError(
             f"expected a Network, found {type(network).__name__}: call from_torch(module, example)"
@@ -113,6 +170,23 @@ def compile(
     if not 1 <= precision <= 40:
         raise CompileError(f"precision {precision} bits: expected 1 to 40")
     batch = _examples(network, examples)
+    if layout == "batched":
+        return compile_batch(
+            network,
+            batch,
+            precision=precision,
+            response="plain" if response == "plain" else "private",
+            keep_labels=examples is not None,
+        )
+    if response == "private":
+        raise CompileError(
+            "the packed layout has no private answers: use layout='batched', or choose "
+            "response='plain' where clients may know the weights"
+        )
+    return _compile_packed(network, batch, precision)
+
+
+def _compile_packed(network: Network, batch: Array, precision: float) -> Compiled:
     magnitudes = [float(np.abs(value).max()) for value in network.trace(batch)]
     stages = affine_stages(network, magnitudes)
     for number, stage in enumerate(stages, 1):

@@ -72,6 +72,13 @@ class UnknownKey(MessageError):
 class AnswerOverflow(HEError):
     """An answer was larger than the modulus has room for."""
 
+    @classmethod
+    def of_query(cls) -> "AnswerOverflow":
+        return cls(
+            "the answer is larger than the modulus has room for: compile the network with "
+            "examples that are as large as this query, or the answer was tampered with"
+        )
+
 
 class EncryptionFailed(HEError):
     """A process that encrypts could not, or went away."""

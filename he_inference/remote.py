@@ -30,9 +30,9 @@ from he_inference.errors import (
     Unreachable,
     WrongProgram,
 )
-from he_inference.lengths import Lengths
+from he_inference.lengths import lengths
 from he_inference.signature import MAX_BYTES as MAX_SIGNATURE_BYTES
-from he_inference.signature import Signature
+from he_inference.signatures import AnySignature, read_signature
 
 BINARY = "application/octet-stream"
 DEFAULT_TIMEOUT = 90.0
@@ -70,7 +70,7 @@ class RemoteServer:
         self.url = url.rstrip("/")
         host = _checked_host(self.url, insecure_plain_http)
         self._timeout = timeout
-        self._signature: Signature | None = None
+        self._signature: AnySignature | None = None
         self._http = httpx.Client(
             base_url=self.url,
             timeout=timeout,
@@ -85,7 +85,7 @@ class RemoteServer:
         """What the service says of itself: status, digest of its signature, workers, queue."""
         return self._json("GET", "/v1/health")
 
-    def signature(self) -> Signature:
+    def signature(self) -> AnySignature:
         """Fetch the signature, once. Raises `ModelFileError` or `ParameterError` for a bad one.
 
         Whoever answers decides what it says: compare `digest` with one got by another way where
@@ -93,7 +93,7 @@ class RemoteServer:
         """
         if self._signature is None:
             data = self._exchange("GET", "/v1/signature", None, MAX_SIGNATURE_BYTES)
-            self._signature = Signature.from_bytes(data)
+            self._signature = read_signature(data)
         return self._signature
 
     def register(self, evaluation_keys: bytes) -> str:
@@ -113,7 +113,7 @@ class RemoteServer:
 
     def _check_keys(self, found: int) -> None:
         """Keys for another program are often longer: say so before they are refused for that."""
-        expected = Lengths(self.signature()).keys
+        expected = lengths(self.signature()).keys
         if found != expected:
             self._signature = None
             raise WrongProgram(
@@ -128,9 +128,9 @@ class RemoteServer:
         send the query again. Else `MessageError`, `WrongProgram` or a `ServiceError`; after
         `Unreachable` and `Busy` the query may be sent again as it is.
         """
-        lengths = Lengths(self.signature())
-        count = min(max(1, lengths.queries_in(len(query))), wire.MAX_QUERIES)
-        return self._exchange("POST", "/v1/evaluate", query, lengths.answer(count))
+        expected = lengths(self.signature())
+        count = min(max(1, expected.queries_in(len(query))), expected.max_queries)
+        return self._exchange("POST", "/v1/evaluate", query, expected.answer(count))
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,17 +1,33 @@
 """Evaluates queries without any secret: bytes in, bytes out."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 from he_inference import wire
-from he_inference.backend.seal import Evaluator, KeySet
-from he_inference.checker import load_program
+from he_inference.batch_engine import BatchEngine
+from he_inference.batch_program import BatchProgram
 from he_inference.errors import UnknownKey
 from he_inference.program import Program
-from he_inference.signature import Signature
+from he_inference.programs import AnyProgram, load_program
+from he_inference.signatures import AnySignature
 
 MAX_CLIENTS = 16
 """Sets of evaluation keys held at a time; the one unused for longest makes room."""
+
+
+class _Engine(Protocol):
+    """What a layout makes of messages."""
+
+    def keys(self, message: bytes) -> Any:
+        """Evaluation keys, checked and ready for use."""
+
+    def key_id(self, query: bytes) -> bytes:
+        """The id of the keys that a query names, once all of the query is found sound."""
+
+    def evaluate(self, query: bytes, keys: Callable[[bytes], Any]) -> bytes:
+        """A query message → an answer message; keys: finds those of an id."""
 
 
 class Server:
@@ -19,17 +35,27 @@ class Server:
 
     Guarantee: it sees ciphertexts only, and learns nothing of a query as long as nothing that was
     decrypted (scores, labels, whether somebody retried) comes back to it or to anyone who colludes.
-    A dishonest one may compute something else than the program. Not protected: the weights, against
-    a client that looks at the raw answer (see SECURITY.md).
+    A dishonest one may compute something else than the program. The weights are protected against
+    a client that looks at the raw answers where the program answers privately (`flooding` has the
+    statement), and not where it answers plainly (see SECURITY.md).
     """
 
-    def __init__(self, program: Program | str | Path, *, max_clients: int = MAX_CLIENTS) -> None:
-        self._program = program if isinstance(program, Program) else load_program(program)
-        self._evaluator = Evaluator(self._program)
+    def __init__(
+        self,
+        program: AnyProgram | str | Path,
+        *,
+        max_clients: int = MAX_CLIENTS,
+        threads: int | None = None,
+    ) -> None:
+        """threads: that evaluate one message (batched layout); as many as there are processors."""
+        self._program = (
+            program if isinstance(program, Program | BatchProgram) else load_program(program)
+        )
+        self._engine = _engine(self._program, threads)
         self._max_clients = max_clients
-        self._clients: OrderedDict[bytes, KeySet] = OrderedDict()
+        self._clients: OrderedDict[bytes, Any] = OrderedDict()
 
-    def signature(self) -> Signature:
+    def signature(self) -> AnySignature:
         """What clients need to know; public."""
         return self._program.signature
 
@@ -38,12 +64,9 @@ class Server:
 
         Raises `MessageError` for anything but well-formed keys for this program.
         """
-        keys = wire.read_keys(self._program.signature, evaluation_keys)
         name = wire.key_id(evaluation_keys)
         if name not in self._clients:
-            self._clients[name] = KeySet(
-                self._program.parameters, self._program.signature.keys, keys
-            )
+            self._clients[name] = self._engine.keys(evaluation_keys)
         self._clients.move_to_end(name)
         while len(self._clients) > self._max_clients:
             self._clients.popitem(last=False)
@@ -55,12 +78,25 @@ class Server:
         Raises `MessageError` for bytes that are not a query for this program and `UnknownKey` for
         one whose keys were not registered, or were dropped since.
         """
-        parsed = wire.read_query(self._program.signature, query)
-        keys = self._clients.get(parsed.key_id)
+        return self._engine.evaluate(query, self._keys)
+
+    def key_id(self, query: bytes) -> bytes:
+        """The keys that a sound query names. Raises `MessageError` for one that is not."""
+        return self._engine.key_id(query)
+
+    def _keys(self, key_id: bytes) -> Any:
+        keys = self._clients.get(key_id)
         if keys is None:
             raise UnknownKey(
-                f"no evaluation keys with id {parsed.key_id.hex()}: register them (again) first"
+                f"no evaluation keys with id {key_id.hex()}: register them (again) first"
             )
-        self._clients.move_to_end(parsed.key_id)
-        answers = tuple(self._evaluator.evaluate(keys, c) for c in parsed.ciphertexts)
-        return wire.write_answer(self._program.signature, wire.Answer(parsed.ticket, answers))
+        self._clients.move_to_end(key_id)
+        return keys
+
+
+def _engine(program: AnyProgram, threads: int | None) -> _Engine:
+    if isinstance(program, BatchProgram):
+        return BatchEngine(program, threads=threads)
+    from he_inference.packed_engine import PackedEngine  # it loads SEAL, which batches do without
+
+    return PackedEngine(program)

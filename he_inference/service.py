@@ -36,9 +36,10 @@ from typing import IO, Any
 import uvicorn
 from starlette.applications import Starlette
 
-from he_inference.checker import load_program
+from he_inference.batch_program import BatchProgram
 from he_inference.errors import ServiceError
 from he_inference.program import Program
+from he_inference.programs import AnyProgram, load_program
 from he_inference.serving.application import Application, starlette
 from he_inference.serving.listener import configuration, listen, signals_absorbed
 from he_inference.serving.logs import relay_uvicorn
@@ -53,7 +54,7 @@ _POLL_SECONDS = 0.05
 _KILL_SECONDS = 5.0
 
 
-def create_app(program: Program | str | Path, settings: Settings | None = None) -> Starlette:
+def create_app(program: AnyProgram | str | Path, settings: Settings | None = None) -> Starlette:
     """The service as an ASGI application, for any server that runs its lifespan.
 
     Worker processes are started by the lifespan. They are spawned, so a script that runs this
@@ -63,13 +64,13 @@ def create_app(program: Program | str | Path, settings: Settings | None = None) 
     return starlette(_application(program, settings or Settings()))
 
 
-def _application(program: Program | str | Path, settings: Settings) -> Application:
-    loaded = program if isinstance(program, Program) else load_program(program)
+def _application(program: AnyProgram | str | Path, settings: Settings) -> Application:
+    loaded = program if isinstance(program, Program | BatchProgram) else load_program(program)
     return Application(loaded, settings)
 
 
 def serve(
-    program: Program | str | Path,
+    program: AnyProgram | str | Path,
     host: str = DEFAULT_HOST,
     port: int = DEFAULT_PORT,
     settings: Settings | None = None,
@@ -114,7 +115,7 @@ def _configuration(application: Application, settings: Settings) -> uvicorn.Conf
 
 @contextmanager
 def running(
-    program: Program | str | Path,
+    program: AnyProgram | str | Path,
     settings: Settings | None = None,
     *,
     start_seconds: float = 60.0,
@@ -140,8 +141,8 @@ def running(
             _stop(process, settings.stop_seconds + _KILL_SECONDS)
 
 
-def _saved(program: Program | str | Path, directory: Path) -> Path:
-    if not isinstance(program, Program):
+def _saved(program: AnyProgram | str | Path, directory: Path) -> Path:
+    if not isinstance(program, Program | BatchProgram):
         return Path(program)
     program.save(directory / "program")
     return directory / "program"

@@ -5,13 +5,12 @@ are. A client may get it from a server that it does not trust, so everything is 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
 from math import prod
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,8 @@ from he_inference.tensor_file import MALFORMED
 
 FORMAT = "sottovoce-signature"
 VERSION = 1
+LAYOUT = "packed"
+_Built = TypeVar("_Built")
 MAX_BYTES = 16 << 20
 MAX_KEY_BYTES = 4 << 30
 """Of one client's evaluation keys: a signature that asks for more is refused before any is made."""
@@ -78,6 +79,11 @@ class Signature:
     resolution: float
 
     @property
+    def needs_keys(self) -> bool:
+        """Whether a server must hold a client's evaluation keys before it can answer."""
+        return True
+
+    @property
     def cut_bits(self) -> tuple[int, int]:
         """Low bits of c0 and c1 that an answer does not carry."""
         whole = self.parameters.data_primes[0].bit_length()
@@ -98,6 +104,7 @@ class Signature:
         value = {
             "format": FORMAT,
             "version": VERSION,
+            "layout": LAYOUT,
             "identity": self.identity.hex(),
             "parameters": self.parameters.to_json(),
             "input_shape": list(self.input_shape),
@@ -120,21 +127,7 @@ class Signature:
         Everything is checked again, the security of the parameters first of all. Raises
         `ModelFileError` or `ParameterError`.
         """
-        if len(data) > MAX_BYTES:
-            raise ModelFileError(f"a signature of {len(data)} bytes: at most {MAX_BYTES}")
-        try:
-            value = json.loads(data)
-            if value["format"] != FORMAT or value["version"] != VERSION:
-                raise ModelFileError(
-                    f"expected {FORMAT} version {VERSION}, found "
-                    f"{str(value['format'])[:40]!r} version {str(value['version'])[:10]}"
-                )
-            return cls._from_json(value)
-        except MALFORMED as error:
-            reason = "" if isinstance(error, UnicodeDecodeError) else f" ({error!r:.120})"
-            raise ModelFileError(
-                f"not a signature{reason}: expected the .signature file that compile wrote"
-            ) from None
+        return from_json(data, LAYOUT, cls._from_json)
 
     @classmethod
     def _from_json(cls, value: Mapping[str, Any]) -> "Signature":
@@ -149,8 +142,8 @@ class Signature:
             output_slots=_integers(value["output_slots"]),
             output_scale=float(value["output_scale"]),
             keys=KeyPlan(
-                _integer(keys["relinearisation"]),
-                tuple((_integer(step), _integer(level)) for step, level in keys["rotations"]),
+                integer(keys["relinearisation"]),
+                tuple((integer(step), integer(level)) for step, level in keys["rotations"]),
             ),
             response_bits=(int(value["response_bits"][0]), int(value["response_bits"][1])),
             precision_bits=float(value["precision_bits"]),
@@ -196,7 +189,42 @@ class Signature:
         return 2 * digits * self.parameters.ring_degree
 
 
-def _integer(value: Any) -> int:
+def from_json(data: bytes, layout: str, build: Callable[[Mapping[str, Any]], _Built]) -> _Built:
+    """What `build` makes of a signature's fields. Raises `ModelFileError` as `layout_of` does."""
+    found = layout_of(data)
+    if found != layout:
+        raise ModelFileError(f"a signature of the {found[:40]} layout: expected {layout}")
+    try:
+        return build(json.loads(data))
+    except MALFORMED as error:
+        raise _malformed(error) from None
+
+
+def layout_of(data: bytes) -> str:
+    """The layout that a signature says it is of. Raises `ModelFileError` for anything else."""
+    if len(data) > MAX_BYTES:
+        raise ModelFileError(f"a signature of {len(data)} bytes: at most {MAX_BYTES}")
+    try:
+        value = json.loads(data)
+        if value["format"] != FORMAT or value["version"] != VERSION:
+            raise ModelFileError(
+                f"expected {FORMAT} version {VERSION}, found "
+                f"{str(value['format'])[:40]!r} version {str(value['version'])[:10]}"
+            )
+        return str(value["layout"])
+    except MALFORMED as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: Exception) -> ModelFileError:
+    reason = "" if isinstance(error, UnicodeDecodeError) else f" ({error!r:.120})"
+    return ModelFileError(
+        f"not a signature{reason}: expected the .signature file that compile wrote"
+    )
+
+
+def integer(value: Any) -> int:
+    """A JSON number that is an integer. Raises `ValueError`."""
     if type(value) is not int:
         raise ValueError(f"expected an integer, found {value!r:.40}")
     return value
@@ -207,14 +235,3 @@ def _integers(values: Any) -> npt.NDArray[np.int64]:
     if array.dtype != np.int64:
         raise ValueError(f"expected a list of integers, found {array.dtype}")
     return array
-
-
-def load_signature(path: str | Path) -> Signature:
-    """Read and check a saved signature. Raises `ModelFileError` or `ParameterError`."""
-    try:
-        with Path(path).open("rb") as file:
-            return Signature.from_bytes(file.read(MAX_BYTES + 1))
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error}") from None

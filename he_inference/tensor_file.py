@@ -1,5 +1,7 @@
 """Reading our safetensors files, which may come from anybody: limits first, nothing executed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,25 @@ def read_tensors(
 ) -> tuple[dict[str, str], dict[str, npt.NDArray[np.float64]]]:
     """Metadata and float64 tensors of one of our safetensors files, or `ModelFileError`."""
     path = Path(path)
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
+        _check_format(path, metadata, expected_format, version)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (np.float32, np.float64):
+            raise ModelFileError(f"{path}: tensor {name} is {tensor.dtype}, expected float32 or 64")
+    return metadata, {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+
+
+def read_format(path: str | Path) -> str:
+    """What a safetensors file says it holds; raises `ModelFileError` where it is none."""
+    with _opened(Path(path)) as file:
+        return str(dict(file.metadata() or {}).get("format", ""))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file within limits; whatever goes wrong inside is a `ModelFileError`."""
     try:
         if path.is_dir():
             raise ModelFileError(f"{path}: cannot be read: it is a folder")
@@ -45,17 +66,11 @@ def read_tensors(
         if size > MAX_FILE_BYTES:
             raise ModelFileError(f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")
         with safe_open(str(path), framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-            _check_format(path, metadata, expected_format, version)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{path}: not a safetensors file: {error}") from None
-    for name, tensor in tensors.items():
-        if tensor.dtype not in (np.float32, np.float64):
-            raise ModelFileError(f"{path}: tensor {name} is {tensor.dtype}, expected float32 or 64")
-    return metadata, {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
 
 
 def _check_format(path: Path, metadata: dict[str, str], expected: str, version: int) -> None:

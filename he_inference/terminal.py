@@ -9,7 +9,16 @@ from io import TextIOWrapper
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 notes = Console(stderr=True)
 out = Console()
@@ -31,11 +40,24 @@ def bar(quiet: bool, unit: str) -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
+        _Rate(),
         TimeRemainingColumn(),
     )
     hidden = quiet or not notes.is_terminal
     with Progress(*columns, console=notes, disable=hidden, transient=True) as progress:
         yield progress
+
+
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+
+
+def note(text: str) -> None:
+    """A remark beside the result, on stderr."""
+    notes.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def complain(text: str) -> None:

@@ -152,7 +152,7 @@ def write_answer(signature: Signature, answer: Answer) -> bytes:
         for polynomial, cut, bits in zip(
             polynomials, signature.cut_bits, signature.response_bits, strict=True
         ):
-            parts.append(pack(_shift_down(polynomial, cut, bits), bits))
+            parts.append(pack(shift_down(polynomial, cut, bits), bits))
     return _seal(Kind.ANSWER, signature, parts)
 
 
@@ -174,7 +174,7 @@ def read_answer(signature: Signature, message: bytes) -> Answer:
     return Answer(bytes(body[:TICKET_BYTES]), tuple(answers))
 
 
-def _shift_down(values: Residues, cut: int, bits: int) -> Residues:
+def shift_down(values: Residues, cut: int, bits: int) -> Residues:
     """Drop low bits, rounding; the largest values stay below 2^bits."""
     if cut == 0:
         return values

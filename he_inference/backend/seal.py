@@ -10,7 +10,7 @@ is several times smaller.
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -120,6 +120,26 @@ class KeyHolder:
         plain = seal.Plaintext()
         self._encoder.encode(slots.tolist(), scale, plain)
         return seal_format.read_seeded(_saved(self._encryptor.encrypt_symmetric(plain)))
+
+    def zero(self) -> Seeded:
+        """A fresh encryption of zero: what others make such encryptions from, a public key."""
+        slots = np.zeros(self._parameters.slots)
+        return self.encrypt(slots, 1.0)
+
+    def power_digits(self, power: int) -> Iterator[Seeded]:
+        """For each data prime, an encryption of s^power modulo it and of zero modulo the others.
+
+        SEAL computes the power: it is what (0, …, 0, 1) decrypts to. `evaluation_keys` has no
+        such keys above s².
+        """
+        name, context = _parms_ids(self._parameters)[-1], _context(self._parameters, self._top)
+        for prime in range(self._top):
+            unit = np.zeros((power + 1, self._top, self._parameters.ring_degree), np.uint64)
+            unit[power, prime] = 1  # in the NTT domain a constant is the same everywhere
+            data = seal_format.ciphertext(name, unit, 1.0, ntt=True)
+            plain = seal.Plaintext()
+            self._decryptor.decrypt(_loaded(seal.Ciphertext(), context, data), plain)
+            yield seal_format.read_seeded(_saved(self._encryptor.encrypt_symmetric(plain)))
 
     def decrypt(self, residues: Residues, scale: float) -> Array:
         """(2, N) coefficients modulo the first prime → (slots,).

@@ -23,6 +23,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from he_inference.affine import AffineStage, Matrix, Source
+from he_inference.flooding import slot_deviation
 from he_inference.layouts.blocks import Block, blocks
 from he_inference.network import check_batch
 from he_inference.nodes import Array, Shape
@@ -82,6 +83,7 @@ class BatchedPlan:
     stages: the last one is the answer. input_scale: S_0, which queries are multiplied by.
     weight_bits: of every stage. largest_answer: on the examples; answers up to 2^3 times larger
     are safe. precision_bits: expected −log2 of (root mean square error / largest answer).
+    flooding_bits: noise of 2^flooding_bits integers is added to answers; 0 where they are plain.
     """
 
     parameters: Parameters
@@ -92,6 +94,7 @@ class BatchedPlan:
     weight_bits: tuple[int, ...]
     largest_answer: float
     precision_bits: float
+    flooding_bits: int = 0
 
     @property
     def features(self) -> int:
@@ -118,12 +121,17 @@ class BatchedPlan:
     def simulate(self, x: Array, *, seed: int = 0) -> Array:
         """What encrypted queries would answer: (batch, *input_shape) → (batch, outputs).
 
-        The only noise is that of encryption: after it everything is exact.
+        Noise comes from encryption and from flooding: between them everything is exact.
         """
-        noise = np.random.default_rng(seed).standard_normal((len(x), self.features))
-        deviation = noise_deviation(self.parameters.ring_degree) / self.input_scale
+        rng, degree = np.random.default_rng(seed), self.parameters.ring_degree
         flat = check_batch(x, self.input_shape).reshape(len(x), -1)
-        return forward(self.input_scale, self.stages, flat + deviation * noise)
+        deviation = noise_deviation(degree) / self.input_scale
+        queries = flat + deviation * rng.standard_normal(flat.shape)
+        answers = forward(self.input_scale, self.stages, queries)
+        if self.flooding_bits:
+            deviation = slot_deviation(degree, self.flooding_bits) / self.output_scale
+            answers += deviation * rng.standard_normal(answers.shape)
+        return answers
 
 
 def half_width(prime: int) -> int:

@@ -3,17 +3,28 @@
 Bits are taken away one by one, from the input's scale and from every stage's weights, wherever
 most bits of the modulus are saved for the error that is added, until nothing can be spared. Then
 the modulus is cut into primes: few wide ones mean fewer residues, but shorter exact sums.
+
+Private answers are flooded with noise half as large as the error that is allowed, and quantisation
+and encryption may use the rest. The flooding must be 2^40 times what it hides (`flooding`), which
+puts a bound under the scale of the answers, and so under the modulus.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import ceil, inf, log2
+from math import ceil, inf, log2, sqrt
 
 import numpy as np
 
 from he_inference.affine import AffineStage, affine_stages
 from he_inference.errors import CompileError, ParameterError
+from he_inference.flooding import (
+    STATISTICAL_BITS,
+    flooding_bits,
+    rounding_deviation,
+    slot_deviation,
+    statistical_bits,
+)
 from he_inference.layouts.batched import (
     MAX_PRIME_BITS,
     BatchedPlan,
@@ -40,15 +51,28 @@ STEPS = (4, 1)
 EXAMPLES = 256
 REDUCTION_COST = 11.0
 """One reduction of a row of residues, in products of a row by a weight, as measured."""
+FLOODED_SHARE = 0.5
+"""Of the error that is allowed, what flooding has (as a deviation)."""
+RESPONSE_SHARE = 0.125
+"""Likewise, what dividing answers down to one prime, and cutting their low bits, may each add."""
 
 
-def batched_plan(network: Network, examples: Array, *, precision: float = 8.0) -> BatchedPlan:
+def batched_plan(
+    network: Network,
+    examples: Array,
+    *,
+    precision: float = 8.0,
+    private: bool = False,
+    keep_labels: bool = True,
+) -> BatchedPlan:
     """Choose ring, primes, scales and weights for the batched layout, at 128-bit security.
 
     examples: typical queries (batch, *input_shape), by which magnitudes and precision are judged.
     precision: bits; the root mean square error of answers is at most 2^-precision times the
-        largest answer on the examples. Nor does the rounding of weights change the label (the
-        largest answer's index) of any example.
+        largest answer on the examples.
+    private: leave room for flooding the answers.
+    keep_labels: nor does the rounding of weights change the label (the largest answer's index) of
+        any example.
 
     Raises `CompileError` where it does not fit, naming the smallest change that would.
     """
@@ -58,7 +82,8 @@ def batched_plan(network: Network, examples: Array, *, precision: float = 8.0) -
     _check_form(stages)
     shortfalls = []
     for ring_degree in RING_DEGREES:
-        found = _Search(network, stages, batch, ring_degree, precision).run()
+        wishes = _Wishes(2.0**-precision, private, keep_labels)
+        found = _Search(network, stages, batch, ring_degree, wishes).run()
         if isinstance(found, BatchedPlan):
             return found
         shortfalls.append(f"  N = {ring_degree}: {found}")
@@ -113,6 +138,21 @@ class _Judgement:
     modulus_bits: float
 
 
+@dataclass(frozen=True)
+class _Wishes:
+    """error: allowed, root mean square, relative to the largest answer."""
+
+    error: float
+    private: bool
+    keep_labels: bool
+
+    @property
+    def computed(self) -> float:
+        """The error allowed to quantisation and encryption."""
+        shares = FLOODED_SHARE**2 + 2 * RESPONSE_SHARE**2
+        return self.error * sqrt(1 - shares) if self.private else self.error
+
+
 class _Search:
     """The smallest modulus that holds the precision."""
 
@@ -122,10 +162,10 @@ class _Search:
         stages: Sequence[AffineStage],
         batch: Array,
         ring_degree: int,
-        precision: float,
+        wishes: _Wishes,
     ) -> None:
         self._network, self._stages = network, stages
-        self._ring_degree, self._limit = ring_degree, 2.0**-precision
+        self._ring_degree, self._wishes = ring_degree, wishes
         self._x = batch.reshape(len(batch), -1)
         self._answers = network.evaluate(batch)
         self._largest = float(np.abs(self._answers).max()) or 1.0
@@ -136,7 +176,7 @@ class _Search:
         """A plan, or why there is none."""
         generous = _Choice(MAX_INPUT_BITS, (MAX_WEIGHT_BITS,) * len(self._stages))
         judgement = self._judge(generous)
-        if judgement.error > self._limit:
+        if judgement.error > self._wishes.computed:
             return f"the best precision is {-log2(judgement.error):.1f} bits: ask for at most that"
         choice = generous
         for step in STEPS:
@@ -149,7 +189,11 @@ class _Search:
         """Take bits away, `step` at a time, until every way to do so costs the precision."""
         while True:
             judged = [(other, self._judge(other)) for other in choice.shorter(step)]
-            fitting = [(other, found) for other, found in judged if found.error <= self._limit]
+            fitting = [
+                (other, found)
+                for other, found in judged
+                if found.error <= self._wishes.computed and self._floodable(other, found)
+            ]
             if not fitting:
                 return choice, judgement
             gains = [_gain(judgement, found) for _, found in fitting]
@@ -160,10 +204,39 @@ class _Search:
         scale = 2.0**choice.input_bits
         noisy = forward(scale, stages, self._x + self._noise / scale)
         error = float(np.sqrt(np.mean((noisy - self._answers) ** 2))) / self._largest
-        if error <= self._limit and not self._same_labels(forward(scale, stages, self._x)):
+        if (
+            self._wishes.keep_labels
+            and error <= self._wishes.computed
+            and not self._same_labels(forward(scale, stages, self._x))
+        ):
             error = inf
         bits = log2(stages[-1].scale * self._largest) + HEADROOM_BITS + 1
         return _Judgement(max(error, 2.0**-60), bits)
+
+    def _floodable(self, choice: _Choice, judgement: _Judgement) -> bool:
+        """Whether a modulus of these bits, cut into the fewest primes, has room for flooding."""
+        if not self._wishes.private:
+            return True
+        stages = self._quantised(choice)
+        options = _prime_options(self._ring_degree, judgement.modulus_bits)
+        parameters = next(options, None)
+        return parameters is None or self._flooding(parameters, stages) > 0
+
+    def _flooding(self, parameters: Parameters, stages: Sequence[IntegerStage]) -> int:
+        """Bits of flooding within its share of the error; 0 where they hide too little.
+
+        Nor may the first prime be so small that dividing by the others costs too much.
+        """
+        last, degree = stages[-1], self._ring_degree
+        allowed = self._wishes.error * self._largest * last.scale
+        bits = flooding_bits(degree, FLOODED_SHARE * allowed)
+        hidden = statistical_bits(parameters, last.components, last.size, bits)
+        rest = len(parameters.data_primes)
+        divided = 2.0 ** (parameters.log_modulus(rest) - parameters.log_modulus(1))
+        rounded = rounding_deviation(degree) * divided
+        if hidden < STATISTICAL_BITS or rounded > RESPONSE_SHARE * allowed:
+            return 0
+        return bits
 
     def _same_labels(self, answers: Array) -> bool:
         """Whether the largest answer is the largest still; equal ones may change places."""
@@ -187,9 +260,15 @@ class _Search:
             if self._ring_degree != RING_DEGREES[-1]:
                 return found
             return f"{found}: {self._remedy(choice, judgement)}"
+        flooding = {parameters: self._flooding(parameters, stages) for parameters in options}
+        if self._wishes.private:
+            options = [parameters for parameters in options if flooding[parameters]]
+            if not options:
+                return f"no primes leave {STATISTICAL_BITS} bits for flooding: lower the precision"
         best = min(options, key=lambda parameters: work(parameters, stages))
         if work(best, stages) == inf:
             return f"weights of {max(choice.weight_bits)} bits cannot be added exactly"
+        bits = flooding[best] if self._wishes.private else 0
         return BatchedPlan(
             best,
             self._network.input_shape,
@@ -198,16 +277,25 @@ class _Search:
             stages,
             choice.weight_bits,
             self._largest,
-            -log2(judgement.error),
+            -log2(self._whole_error(judgement.error, stages[-1].scale, bits)),
+            bits,
         )
+
+    def _whole_error(self, computed: float, scale: float, flooding: int) -> float:
+        """With what answers lose on their way, relative to the largest of them."""
+        if not flooding:
+            return computed
+        flooded = slot_deviation(self._ring_degree, flooding) / (scale * self._largest)
+        responded = RESPONSE_SHARE * self._wishes.error
+        return sqrt(computed**2 + flooded**2 + 2 * responded**2)
 
     def _remedy(self, choice: _Choice, judgement: _Judgement) -> str:
         """The highest precision that fits, found by going on from a choice that does not."""
-        while self._limit < 0.5:
-            self._limit *= 2
+        while self._wishes.error < 0.5:
+            self._wishes = replace(self._wishes, error=2 * self._wishes.error)
             choice, judgement = self._shortened(choice, judgement, 1)
             if any(_prime_options(self._ring_degree, judgement.modulus_bits)):
-                return f"precision={-log2(self._limit):g} would fit"
+                return f"precision={-log2(self._wishes.error):g} would fit"
         return "leave out an activation"
 
 

@@ -12,9 +12,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from he_inference import wire
+from he_inference.batch_program import BatchProgram
 from he_inference.errors import ServiceError
-from he_inference.lengths import Lengths
-from he_inference.program import Program
+from he_inference.lengths import lengths
+from he_inference.programs import AnyProgram
 from he_inference.serving.journal import Journal
 from he_inference.serving.key_store import KeyStore
 from he_inference.serving.logs import logger
@@ -28,13 +29,16 @@ from he_inference.serving.workers import Workers
 class Application:
     """The endpoints, over a key store and workers that live as long as the application runs."""
 
-    def __init__(self, program: Program, settings: Settings) -> None:
+    def __init__(self, program: AnyProgram, settings: Settings) -> None:
         self._program = program
-        self._settings = settings
-        self._lengths = Lengths(program.signature)
+        self._settings = settings = settings.for_program(program)
+        self._lengths = lengths(program.signature)
+        self._max_batch = settings.max_batch
+        if isinstance(program, BatchProgram):
+            self._max_batch = self._lengths.max_queries
         self._signature = program.signature.to_bytes()
         self._uploads = Uploads(settings)
-        self._query_limit = self._lengths.query(settings.max_batch), f"{settings.max_batch} queries"
+        self._query_limit = self._lengths.query(self._max_batch), f"{self._max_batch} queries"
         self._check_memory()
         self.keys: KeyStore | None = None
         self.workers: Workers | None = None
@@ -79,7 +83,8 @@ class Application:
         """Make the key store and start the workers. Raises `ServiceError`, leaving nothing."""
         self.keys = KeyStore(self._settings)
         try:
-            self.workers = Workers(self._program, self.keys.directory, self._settings)
+            longest = self._lengths.answer(self._max_batch)
+            self.workers = Workers(self._program, self.keys.directory, self._settings, longest)
             self.workers.start()
         except ServiceError:
             self.stop()
@@ -110,7 +115,7 @@ class Application:
                 "waiting": workers.waiting,
                 "queue": self._settings.queue,
                 "key_sets": len(keys),
-                "max_batch": self._settings.max_batch,
+                "max_batch": self._max_batch,
             }
         )
 
@@ -133,7 +138,8 @@ class Application:
         async with self._uploads.receive(request, limit, what) as message:
             key_id = wire.claimed_key_id(message).hex()
             request.state.key_id = key_id
-            verb: Verb = "evaluate" if keys.touch(key_id) else "refuse"
+            held = keys.touch(key_id) or not self._program.signature.needs_keys
+            verb: Verb = "evaluate" if held else "refuse"
             answer = await asyncio.wrap_future(workers.submit(verb, message))
         return Response(answer, media_type=BINARY)
 

@@ -1,26 +1,29 @@
 """What the operator of a service decides, checked when it is written down."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
 from he_inference import wire
 from he_inference.addresses import is_loopback
+from he_inference.batch_program import BatchProgram
 from he_inference.errors import ServiceError
 from he_inference.processors import processors
+from he_inference.programs import AnyProgram
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Limits, patience and protection of a service. Raises `ServiceError` listing every fault."""
 
-    workers: int = field(default_factory=processors)
-    """Processes that evaluate, one query message each at a time."""
+    workers: int | None = None
+    """Processes that evaluate, one query message each at a time: one a processor, unless given, or
+    one in all for the batched layout, whose messages keep every processor busy."""
     queue: int = 32
     """Requests that may wait for a worker; one more is answered 503."""
     max_batch: int = 256
-    """Queries in one message, at most `wire.MAX_QUERIES`."""
+    """Queries in one message of the packed layout, at most `wire.MAX_QUERIES`."""
     connections: int = 256
     """Open at a time."""
     upload_bytes: int = 1 << 30
@@ -62,8 +65,9 @@ class Settings:
 
     def _faults(self) -> Iterator[str]:
         for name in ("workers", "max_batch", "connections", "key_sets", "cached_key_sets"):
-            if getattr(self, name) < 1:
-                yield f"expected {name}={getattr(self, name)} >= 1"
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield f"expected {name}={value} >= 1"
         if self.queue < 0:
             yield f"expected queue={self.queue} >= 0"
         if self.max_batch > wire.MAX_QUERIES:
@@ -78,6 +82,11 @@ class Settings:
         for path in (self.certificate, self.private_key):
             if path is not None and not path.is_file():
                 yield f"{path} is not a file"
+
+    def for_program(self, program: AnyProgram) -> "Settings":
+        """With what was left open decided for a program."""
+        usual = 1 if isinstance(program, BatchProgram) else processors()
+        return replace(self, workers=self.workers or usual)
 
     def check_host(self, host: str) -> None:
         """Raise `ServiceError` where other machines would be served without TLS unknowingly."""

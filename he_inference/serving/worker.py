@@ -15,9 +15,10 @@ from threading import Event
 from time import monotonic
 from typing import Literal
 
-from he_inference import errors, wire
+from he_inference import errors
 from he_inference.errors import HEError, MessageError, ServiceError, UnknownKey
-from he_inference.program import Program
+from he_inference.processors import processors
+from he_inference.programs import AnyProgram
 from he_inference.server import Server
 from he_inference.serving.key_store import key_path
 from he_inference.serving.settings import Settings
@@ -38,12 +39,14 @@ class WorkerDied(ServiceError):
     """A worker process went away in the middle."""
 
 
-def _work(connection: Connection, program: Program, directory: Path, key_sets: int) -> None:
+def _work(
+    connection: Connection, program: AnyProgram, directory: Path, key_sets: int, threads: int
+) -> None:
     """The life of a worker process; it ends when the other end of the connection is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides, even where a group is told
     with suppress(EOFError, OSError):
-        server = Server(program, max_clients=key_sets)
+        server = Server(program, max_clients=key_sets, threads=threads)
         connection.send_bytes(_DONE)
         while True:
             verb, payload = connection.recv_bytes(), connection.recv_bytes()
@@ -58,7 +61,7 @@ def _answer(server: Server, directory: Path, verb: str, payload: bytes) -> tuple
             return _DONE, server.register(payload).encode()
         if verb == "evaluate":
             return _DONE, _evaluate(server, directory, payload)
-        raise _unknown(wire.read_query(server.signature(), payload).key_id)
+        raise _unknown(server.key_id(payload))
     except MessageError as error:
         return type(error).__name__.encode(), str(error).encode()[:MAX_MESSAGE_BYTES]
     except Exception as error:  # whatever SEAL throws costs this request, not the worker
@@ -70,7 +73,7 @@ def _evaluate(server: Server, directory: Path, query: bytes) -> bytes:
     try:
         return server.evaluate(query)
     except UnknownKey:
-        key_id = wire.read_query(server.signature(), query).key_id
+        key_id = server.key_id(query)
         try:
             keys = key_path(directory, key_id.hex()).read_bytes()
         except FileNotFoundError:
@@ -87,7 +90,7 @@ def _unknown(key_id: bytes) -> UnknownKey:
 class Start:
     """All that a worker process is started with."""
 
-    program: Program
+    program: AnyProgram
     directory: Path
     settings: Settings
     answer_bytes: int
@@ -101,7 +104,9 @@ class Worker:
         self._stopping = stopping
         self._max_bytes = start.answer_bytes
         self._connection, theirs = context.Pipe()
-        arguments = (theirs, start.program, start.directory, start.settings.cached_key_sets)
+        threads = max(1, processors() // (start.settings.workers or 1))
+        key_sets = start.settings.cached_key_sets
+        arguments = (theirs, start.program, start.directory, key_sets, threads)
         self.process = context.Process(
             target=_work, args=arguments, daemon=True, name="he-inference-worker"
         )

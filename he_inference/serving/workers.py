@@ -9,8 +9,7 @@ from threading import Event, Lock, Thread
 from time import monotonic
 
 from he_inference.errors import Busy, HEError, ServiceError
-from he_inference.lengths import Lengths
-from he_inference.program import Program
+from he_inference.programs import AnyProgram
 from he_inference.serving.logs import logger
 from he_inference.serving.settings import Settings
 from he_inference.serving.worker import (
@@ -132,13 +131,16 @@ class Workers:
     is replaced.
     """
 
-    def __init__(self, program: Program, directory: Path, settings: Settings) -> None:
-        longest = Lengths(program.signature).answer(settings.max_batch)
-        start = Start(program, directory, settings, max(longest, MAX_MESSAGE_BYTES))
+    def __init__(
+        self, program: AnyProgram, directory: Path, settings: Settings, answer_bytes: int
+    ) -> None:
+        """answer_bytes: the longest answer that there is. Settings are those for the program."""
+        start = Start(program, directory, settings, max(answer_bytes, MAX_MESSAGE_BYTES))
         self._settings = settings
         self._stopping = Event()
         self._jobs: Queue[_Job] = Queue()
-        self._lanes = [_Lane(start, self._jobs, self._stopping) for _ in range(settings.workers)]
+        count = settings.workers or 1
+        self._lanes = [_Lane(start, self._jobs, self._stopping) for _ in range(count)]
         self._lock = Lock()
         self._pending = 0
 

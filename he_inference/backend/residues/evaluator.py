@@ -29,6 +29,13 @@ class ResidueEvaluator:
         self._code = encode(self._schedule)
         self._threads = threads or processors()
 
+    def prepare(self) -> None:
+        """Compile the kernels now, which takes seconds, and not when the first batch comes."""
+        s = self._schedule
+        queries = np.empty((s.features, 2, len(s.primes), 0), dtype=np.uint64)
+        answers = np.empty((s.outputs, s.components, len(s.primes), 0), dtype=np.uint64)
+        self._run(queries, answers, _aligned(self._code.workspace), 0, 0, 0)
+
     def evaluate(self, queries: Residues) -> Residues:
         """One batch.
 
@@ -56,13 +63,25 @@ class ResidueEvaluator:
 
     def _work(self, tasks: Iterator[tuple[int, int]], queries: Residues, answers: Residues) -> None:
         """Take tasks, which all threads share, until none is left."""
-        code, workspace = self._code, _aligned(self._code.workspace)
+        workspace = _aligned(self._code.workspace)
         for prime, start in tasks:
-            kernels.run(
-                code.steps, code.weights, code.indices, self._schedule.constants, queries,
-                answers, workspace, prime, float(self._schedule.primes[prime]), start,
-                start + COEFFICIENTS_A_TASK, kernels.LANES,
-            )  # fmt: skip
+            stop = start + COEFFICIENTS_A_TASK
+            self._run(queries, answers, workspace, prime, start, stop)
+
+    def _run(
+        self,
+        queries: Residues,
+        answers: Residues,
+        workspace: Array,
+        prime: int,
+        start: int,
+        stop: int,
+    ) -> None:
+        code, modulus = self._code, float(self._schedule.primes[prime])
+        kernels.run(
+            code.steps, code.weights, code.indices, self._schedule.constants, queries, answers,
+            workspace, prime, modulus, start, stop, kernels.LANES,
+        )  # fmt: skip
 
 
 def _aligned(count: int) -> Array:

@@ -46,25 +46,26 @@ FEATURES_AHEAD = 8
 LOAD, CLEAR, MULTIPLY, FINISH, SQUARE, SCALE, STORE = range(7)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = njit(nogil=True, boundscheck=False)(function)
-    return compiled
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Machine code that does not hold the interpreter's lock."""
+    made: Callable[..., Any] = njit(nogil=True, boundscheck=False)(function)
+    return made
 
 
-@_compiled
-def _reduce(x: float, p: float, inverse: float) -> float:
+@compiled
+def reduced(x: float, p: float, inverse: float) -> float:
     return fma(-rint(x * inverse), p, x)
 
 
-@_compiled
-def _product(a: float, b: float, p: float, inverse: float) -> float:
+@compiled
+def product(a: float, b: float, p: float, inverse: float) -> float:
     """a·b modulo p for reduced a (or twice that) and b."""
     high = a * b
     low = fma(a, b, -high)
     return fma(-rint(high * inverse), p, high) + low
 
 
-@_compiled
+@compiled
 def _load(queries: Words, prime: int, at: int, target: Floats, p: float, inverse: float) -> None:
     """queries (features, 2, primes, N) → target (2, features, LANES)."""
     ahead = FEATURES_AHEAD * queries.strides[0]
@@ -75,10 +76,10 @@ def _load(queries: Words, prime: int, at: int, target: Floats, p: float, inverse
                 prefetch(coming + line)
             words, out = queries[feature, component, prime, at:], target[component, feature]
             for lane in range(len(out)):
-                out[lane] = _reduce(float(np.int64(words[lane])), p, inverse)
+                out[lane] = reduced(float(np.int64(words[lane])), p, inverse)
 
 
-@_compiled
+@compiled
 def _store(source: Floats, answers: Words, prime: int, at: int, p: float) -> None:
     """source (components, outputs, LANES) → answers (outputs, components, primes, N)."""
     for component in range(source.shape[0]):
@@ -89,17 +90,17 @@ def _store(source: Floats, answers: Words, prime: int, at: int, p: float) -> Non
                 words[lane] = np.uint64(np.int64(x + p if x < 0 else x))
 
 
-@_compiled
+@compiled
 def _finish(target: Floats, offsets: Floats, p: float, inverse: float) -> None:
     for component in range(target.shape[0]):
         for element in range(target.shape[1]):
             offset = offsets[element] if component == 0 else 0.0
             row = target[component, element]
             for lane in range(len(row)):
-                row[lane] = _reduce(row[lane] + offset, p, inverse)
+                row[lane] = reduced(row[lane] + offset, p, inverse)
 
 
-@_compiled
+@compiled
 def _square(source: Floats, target: Floats, p: float, inverse: float) -> None:
     """Component k of the square: Σ_(i + j = k) a_i a_j."""
     top = source.shape[0] - 1
@@ -111,23 +112,23 @@ def _square(source: Floats, target: Floats, p: float, inverse: float) -> None:
             factor = 1.0 if 2 * i == k else 2.0
             if i == first:
                 for lane in range(len(out)):
-                    out[lane] = _product(factor * a[lane], b[lane], p, inverse)
+                    out[lane] = product(factor * a[lane], b[lane], p, inverse)
             else:
                 for lane in range(len(out)):
-                    out[lane] += _product(factor * a[lane], b[lane], p, inverse)
+                    out[lane] += product(factor * a[lane], b[lane], p, inverse)
         if first < k // 2:
             for lane in range(len(out)):
-                out[lane] = _reduce(out[lane], p, inverse)
+                out[lane] = reduced(out[lane], p, inverse)
 
 
-@_compiled
+@compiled
 def _scale(source: Floats, target: Floats, factor: float, p: float, inverse: float) -> None:
     a, out = source.reshape(-1), target.reshape(-1)
     for i in range(len(a)):
-        out[i] = _product(a[i], factor, p, inverse)
+        out[i] = product(a[i], factor, p, inverse)
 
 
-@_compiled
+@compiled
 def _tile(
     maps: int, weights: int, source: int, gather: int, taps: int, target: int, rows: int, first: int
 ) -> None:
@@ -145,7 +146,7 @@ def _tile(
         tile1(weights, source, gather, taps, target, rows, first)
 
 
-@_compiled
+@compiled
 def _position(
     weights: int, maps: int, taps: int, source: int, gather: int, target: int, rows: int
 ) -> None:
@@ -166,23 +167,23 @@ def _position(
             done += here
 
 
-@_compiled
+@compiled
 def _add_reduced(scratch: Floats, target: Floats, rows: Integers, p: float, inverse: float) -> None:
     """target (elements, LANES) += scratch (maps, LANES), reduced; rows as offsets in bytes."""
     for m in range(len(rows)):
         row, partial = target[rows[m] // ROW_BYTES], scratch[m]
         for lane in range(len(row)):
-            row[lane] += _reduce(partial[lane], p, inverse)
+            row[lane] += reduced(partial[lane], p, inverse)
 
 
-@_compiled
+@compiled
 def _register(workspace: Floats, at: int, components: int, elements: int, lanes: int) -> Floats:
     size = components * elements * lanes
     view: Floats = workspace[at : at + size].reshape((components, elements, lanes))
     return view
 
 
-@_compiled
+@compiled
 def _multiply(
     step: Integers,
     weights: Floats,
@@ -212,7 +213,7 @@ def _multiply(
                 _position(packed, maps, taps, source_at, gather, target_at, rows.ctypes.data)
 
 
-@_compiled
+@compiled
 def run(
     steps: Integers,
     weights: Floats,

@@ -1,0 +1,54 @@
+"""The server's half of the batched layout: foreign bytes become checked arrays, SEAL sees none."""
+
+import io
+from collections.abc import Callable
+
+from he_inference import batch_wire
+from he_inference.backend.residues.evaluator import ResidueEvaluator
+from he_inference.backend.residues.sanitiser import Sanitiser
+from he_inference.batch_program import BatchProgram
+from he_inference.batch_wire import Batch, BatchFormat
+from he_inference.wire import Residues
+
+
+class BatchEngine:
+    """What `Server` does with messages for this layout.
+
+    threads: as many as this process may use processors, unless given. The memory of one batch is
+    kept from query to query: for the system to provide it takes as long as expanding all seeds.
+    """
+
+    def __init__(self, program: BatchProgram, *, threads: int | None = None) -> None:
+        plan = program.plan
+        self._form, self._threads = BatchFormat.of(program.signature), threads
+        self._evaluator = ResidueEvaluator(plan, threads=threads)
+        self._evaluator.prepare()
+        self._sanitiser = None
+        if self._form.private:
+            self._sanitiser = Sanitiser(
+                plan.parameters, plan.components, plan.flooding_bits, threads=threads
+            )
+            self._sanitiser.prepare()
+        self._memory = batch_wire.query_memory(self._form)
+
+    def keys(self, message: bytes) -> Residues:
+        """Evaluation keys as arrays, checked. Raises `MessageError`."""
+        return batch_wire.read_keys(self._form, message)
+
+    def key_id(self, query: bytes) -> bytes:
+        """Of the keys that a sound query names. Raises `MessageError`."""
+        return self._read(query).key_id
+
+    def _read(self, query: bytes) -> Batch:
+        stream = io.BytesIO(query)
+        return batch_wire.read_query(self._form, stream, into=self._memory, threads=self._threads)
+
+    def evaluate(self, query: bytes, keys: Callable[[bytes], Residues]) -> bytes:
+        """A query message → an answer message. Raises `MessageError`, or what `keys` raises."""
+        batch = self._read(query)
+        found = keys(batch.key_id) if self._sanitiser else None
+        residues = self._evaluator.evaluate(batch.residues)
+        if self._sanitiser is not None and found is not None:
+            residues = self._sanitiser.sanitise(residues, found)
+        answer = Batch(batch.ticket, batch.queries, residues)
+        return b"".join(batch_wire.write_answer(self._form, answer))

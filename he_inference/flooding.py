@@ -1,0 +1,78 @@
+"""How much noise hides what an answer must not show: the statement of private answers, in numbers.
+
+The evaluator of the batched layout is exact. Let X be what a query's ciphertexts decrypt to, an
+element of the ring for every feature, and m = f_W(X) mod Q the same for an answer, f_W the network
+with integer weights: the client knows X, its own encryption noise included. A private answer is
+
+    c0 = m + κ + E − c1·s,      c1 = c1' + a·u + e1,      then divided by all primes but the first.
+
+κ is what relinearisation and the encryption of zero add, and depends on the weights beyond m. E is
+drawn uniformly from F = 2^bits integers for every coefficient. Two models with the same m for a
+query (the same answers) give messages whose distance is at most
+
+    outputs · N · B / F  =  2^−statistical_bits                      (B ≥ |κ| always)
+
+plus the advantage against ring LWE with the ternary secret u, at the parameters of the queries: c1
+is masked by a·u + e1. What a client learns is m + E: the network's answers at its own query, with
+noise about as large as the answers' resolution (smudging: Asharov et al. 2012, Lemma 1; answers
+re-randomised by an encryption of zero: Gentry 2009, 4.2 in his thesis).
+
+B is a worst case, not an estimate: digits are below their primes, SEAL's errors are sums of 42
+bits, at most 21, and secrets are ternary.
+"""
+
+from math import floor, log2, sqrt
+
+from he_inference.parameters import Parameters
+
+STATISTICAL_BITS = 40
+MAX_ERROR = 21
+"""Of SEAL's centred binomial errors."""
+
+
+def largest_noise(parameters: Parameters, components: int) -> int:
+    """B: no coefficient of κ is larger.
+
+    components: polynomials of an answer before it is sanitised. Relinearisation adds Σ d·e over
+    powers of the secret and primes, the encryption of zero e_pk·u + e1·s + e0.
+    """
+    degree = parameters.ring_degree
+    switched = (components - 2) * sum(parameters.data_primes) * degree * MAX_ERROR
+    return switched + (2 * degree + 1) * MAX_ERROR
+
+
+def statistical_bits(parameters: Parameters, components: int, outputs: int, bits: int) -> float:
+    """−log2 of the distance that a message of `outputs` answers flooded with 2^bits has."""
+    coefficients = outputs * parameters.ring_degree
+    return bits - log2(coefficients * largest_noise(parameters, components))
+
+
+def slot_deviation(degree: int, bits: int) -> float:
+    """Standard deviation of E in a slot's real part, which is half of the variance."""
+    return sqrt(degree / 24) * 2.0**bits
+
+
+def flooding_bits(degree: int, deviation: float) -> int:
+    """The largest flooding whose deviation in a slot is at most this."""
+    return floor(log2(deviation / slot_deviation(degree, 0)))
+
+
+def rounding_deviation(degree: int) -> float:
+    """What dividing both polynomials by primes and rounding adds to a slot's real part.
+
+    Dividing by one prime after the other rounds every time, each earlier rounding divided by the
+    next prime: 2^-19 of it and less.
+    """
+    return sqrt(degree / 24 * (1 + 2 * degree / 3))
+
+
+def response_bits(parameters: Parameters, deviation: float) -> tuple[int, int]:
+    """Bits of c0 and c1, modulo the first prime, that are kept for a slot's error to stay below.
+
+    deviation: what leaving off the others may add to a slot's real part. See `NoiseModel.cut`.
+    """
+    degree, whole = parameters.ring_degree, parameters.data_primes[0].bit_length()
+    variance = deviation**2 / 2
+    gains = (degree / 24, degree / 24 * 2 * degree / 3)
+    cuts = [max(0, floor(log2(variance / gain + 1) / 2)) for gain in gains]
+    return whole - cuts[0], whole - cuts[1]

@@ -1,0 +1,18 @@
+"""Programs of either layout, told apart by what their files say themselves."""
+
+from pathlib import Path
+
+from he_inference.batch_program import FORMAT as BATCHED
+from he_inference.batch_program import BatchProgram, load_batch_program
+from he_inference.checker import load_packed_program
+from he_inference.program import Program
+from he_inference.tensor_file import read_format
+
+AnyProgram = Program | BatchProgram
+
+
+def load_program(path: str | Path) -> AnyProgram:
+    """Read and check a saved program. Raises `ModelFileError` for anything but a sound one."""
+    if read_format(path) == BATCHED:
+        return load_batch_program(path)
+    return load_packed_program(path)
