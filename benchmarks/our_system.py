@@ -23,6 +23,8 @@ class OurSystem(System):
     def prepare(self, weights: Weights) -> dict[str, Any]:
         """Load the program and make keys. Its weights count, not those of the task."""
         program = he_inference.load_program(self.program_path)
+        if not isinstance(program, he_inference.Program):
+            raise ValueError(f"{self.program_path}: expected a program of the packed layout")
         self.client = he_inference.Client(program.signature)
         self.server = he_inference.Server(program)
         evaluation_keys = self.client.evaluation_keys()

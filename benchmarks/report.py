@@ -22,7 +22,9 @@ def markdown(rows: Iterable[Row]) -> str:
     if "tutorial" in by_kind:
         parts += [_settings(by_kind["tutorial"])]
     if "batch" in by_kind:
-        parts += ["## A batch, the shipped MNIST network", _table(_BATCH, by_kind["batch"])]
+        parts += ["## Thousands of queries at once", _table(_BATCH, by_kind["batch"])]
+    if "growth" in by_kind:
+        parts += ["## Growth of a batch's cost", _table(_GROWTH, by_kind["growth"])]
     if "mnist" in by_kind:
         parts += [
             "## One query, the shipped MNIST network",
@@ -140,19 +142,40 @@ _MNIST: Sequence[Column] = (
     ("server memory MB, peak", _number("server_peak_bytes", 0, 1e6)),
     ("security bits", _plain("security_bits")),
 )
+
+
+def _each(row: Row) -> str:
+    unit = 1 if row["sizes"][-1] < 1000 else 1_000_000
+    return f"{row['each_ms'] * unit:,.0f}"
+
+
 _BATCH: Sequence[Column] = (
     ("system", _plain("system")),
+    ("network", _plain("network")),
+    ("answers", _plain("response")),
     ("figure", _plain("source")),
     ("cores", _plain("cores")),
-    ("batch", _plain("batch")),
+    ("batch", _number("batch", 0)),
+    ("accuracy % in the clear", _number("accuracy_percent", 2)),
     ("labels equal, encrypted", _labels),
     ("images/s, evaluation", _number("evaluation_images_per_second", 0)),
-    ("CPU ms an image, evaluation", _number("evaluation_cpu_ms_per_image", 4)),
-    ("images/s, bytes to bytes", _number("server_images_per_second", 0)),
-    ("images/s, client", _number("client_images_per_second", 0)),
+    ("bytes to bytes", _number("server_images_per_second", 0)),
+    ("client", _number("client_images_per_second", 0)),
+    ("all, over HTTP", _number("http_images_per_second", 0)),
     ("up kB an image", _number("upload_bytes_per_image", 1, 1e3)),
-    ("down kB an image", _number("download_bytes_per_image", 1, 1e3)),
-    ("memory MB, both roles, peak", _number("peak_bytes", 0, 1e6)),
+    ("down kB an image", _number("download_bytes_per_image", 2, 1e3)),
+    ("keys MB", _number("evaluation_key_bytes", 1, 1e6)),
+    ("server memory GB, peak", _number("server_peak_bytes", 2, 1e9)),
+    ("bits of modulus", _plain("modulus_bits")),
+)
+_GROWTH: Sequence[Column] = (
+    ("with", _plain("what")),
+    ("from", lambda row: f"{row['sizes'][0]:,}"),
+    ("to", lambda row: f"{row['sizes'][-1]:,}"),
+    ("ms", lambda row: ", ".join(f"{value:,.0f}" for value in row["milliseconds"])),
+    ("ms fixed", _number("fixed_ms", 1)),
+    ("ms for each, or each million", _each),
+    ("of the variance, a line explains", lambda row: f"{100 * row['explained']:.1f} %"),
 )
 _PUBLISHED: Sequence[Column] = (
     ("system", _plain("system")),

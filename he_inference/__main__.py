@@ -18,7 +18,8 @@ import typer
 
 import he_inference
 from he_inference import terminal, user_files
-from he_inference.errors import HEError, InputError, UnknownKey, WrongProgram
+from he_inference.errors import HEError, InputError, ModelFileError, UnknownKey, WrongProgram
+from he_inference.tensor_file import read_format
 from workloads.datasets import DatasetError
 from workloads.demo import Report, run_demo
 from workloads.images import ImageStream, read_images
@@ -34,6 +35,8 @@ MAX_BATCH = 1 << 14
 """Slots of the largest ring."""
 MAX_LISTED = 5
 _MAX_SEED = 2**32 - 1
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\x0a"
+"""What torch.save begins with, now and formerly."""
 _Misuse = cast(type[Exception], typer.BadParameter.__mro__[2])
 """click's ClickException, or that of the copy of click which newer releases of typer hold."""
 
@@ -137,7 +140,7 @@ def compile_(
     read = [model] if examples is None else [model, examples]
     user_files.check_output(output, *read)
     user_files.check_output(signature_path(output), *read)
-    network = he_inference.load_network(model)
+    network = _network(model)
     typical = None if examples is None else read_images([examples], network.input_shape)
     with terminal.notes.status("choosing parameters …"):
         compiled = he_inference.compile(
@@ -152,6 +155,31 @@ def compile_(
     }
     files = f"{output} (for the server) and {signature_path(output)} (for clients)"
     terminal.report(values, f"{compiled.summary()}\nwritten       {files}", as_json)
+
+
+def _network(path: Path) -> "he_inference.Network":
+    """A saved network; who has a file of weights instead is told what to do."""
+    try:
+        return he_inference.load_network(path)
+    except ModelFileError as error:
+        if user_files.first_bytes(path, len(_ZIP)) in (_ZIP, _PICKLE):
+            found = f"{path}: a file of torch.save"
+        elif _holds_tensors_alone(path):
+            found = str(error)
+        else:
+            raise
+    raise InputError(
+        f"{found}: in Python, build the module, load its weights, and call "
+        "he_inference.from_torch(module, example).save(path) (see README)"
+    )
+
+
+def _holds_tensors_alone(path: Path) -> bool:
+    """Whether it is a safetensors file of others: a state_dict, say."""
+    try:
+        return not read_format(path).startswith("sottovoce-")
+    except ModelFileError:
+        return False
 
 
 @app.command(
@@ -268,6 +296,9 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(help="Processes; one a core, or one for the batched layout.")
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda to evaluate batches on a GPU (needs torch).")
+    ] = "cpu",
     max_batch: Annotated[
         int, typer.Option(help="Queries that one message may hold (packed layout).")
     ] = 256,
@@ -285,6 +316,7 @@ def serve(
     _check_response(program, loaded, response)
     chosen: dict[str, Any] = {} if workers is None else {"workers": workers}
     settings = service.Settings(
+        device=device,
         max_batch=max_batch,
         certificate=certificate,
         private_key=private_key,
@@ -342,7 +374,7 @@ def query(
     ) as server:
         agreed = _agreed_signature(server, signature)
         stream = ImageStream(images, agreed.input_shape)
-        if stream.skipped and not as_json:
+        if stream.skipped:
             terminal.note(f"skipped, as they are no pictures: {_listed(stream.skipped)}")
         if secret is None:
             client = he_inference.Client(agreed)

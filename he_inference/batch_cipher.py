@@ -14,8 +14,8 @@ import numpy as np
 
 from he_inference import batch_wire
 from he_inference.backend.seal import KeyHolder
+from he_inference.batch_format import BatchFormat
 from he_inference.batch_signature import BatchSignature
-from he_inference.batch_wire import BatchFormat
 from he_inference.encryption_worker import EncryptionWorker
 from he_inference.errors import AnswerOverflow, EncryptionFailed
 from he_inference.nodes import Array

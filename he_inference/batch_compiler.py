@@ -1,7 +1,7 @@
 """`compile(layout="batched")`: a network for thousands of encrypted queries at once."""
 
 from dataclasses import dataclass
-from math import ceil, log2
+from math import ceil, floor, log2
 from secrets import token_bytes
 from typing import Any
 
@@ -158,6 +158,6 @@ def _signature(plan: BatchedPlan, response: Response, wanted: float) -> BatchSig
         response=response,
         response_bits=kept,
         statistical_bits=hidden,
-        precision_bits=plan.precision_bits,
+        precision_bits=floor(10 * plan.precision_bits) / 10,
         resolution=2.0 ** ceil(log2(error)),
     )

@@ -109,6 +109,8 @@ def _stage(number: int, value: Any, tensors: dict[str, Any]) -> IntegerStage:
         data, indices, indptr = (
             _whole(tensors[f"{number}.{index}.{part}"]) for part in ("data", "indices", "indptr")
         )
+        if (np.diff(indptr) < 0).any():  # scipy looks at that only where the last one is not 0
+            raise ValueError("rows of weights that end before they begin")
         weights = sp.csr_array((data, indices, indptr), shape=tuple(shape))
         weights.check_format(full_check=True)
         terms[int(source), int(power)] = Term(int(multiplier, 16), weights)
@@ -144,7 +146,7 @@ def check(program: BatchProgram) -> None:
             f"{found} outputs and components, where the signature promises "
             f"{(signature.outputs, signature.components)}"
         )
-    if (plan.flooding_bits > 0) != (signature.response == "private"):
+    if (plan.flooding_bits != 0) != (signature.response == "private"):
         raise ModelFileError(
             f"flooding of {plan.flooding_bits} bits, where the signature promises "
             f"{signature.response} answers"

@@ -35,7 +35,7 @@ Response = Literal["private", "plain"]
 
 @dataclass(frozen=True, eq=False)
 class BatchSignature:
-    """All that a client needs, and nothing of the weights.
+    """All that a client needs, and nothing of the weights but the exponents of the scales.
 
     identity: 16 random bytes made by the compiler; messages carry it.
     input_scale, output_scale: between values and the integers that are encrypted and decrypted.
@@ -46,7 +46,7 @@ class BatchSignature:
     response_bits: bits kept of every coefficient of c0 and c1 of a private answer.
     statistical_bits: −log2 of the distance between a message of private answers and one made from
         the answers alone; 0 for plain ones. What the server promises; a client cannot check it.
-    precision_bits, resolution: as those of `Signature`.
+    precision_bits, resolution: as those of `Signature`; the former rounded down to a tenth.
     """
 
     identity: bytes

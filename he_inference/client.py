@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from he_inference import wire
 from he_inference.backend.seal import KeyHolder
-from he_inference.batch_cipher import BatchCipher
 from he_inference.batch_signature import BatchSignature
 from he_inference.errors import InputError, KeyFileError
 from he_inference.network import check_batch, check_range
@@ -29,6 +28,26 @@ _SECRET_MAGIC = b"STVCSECRET1\n"
 _DIGEST_BYTES = 16
 _OTHERS = 0o077
 """Permission bits of everyone but a file's owner."""
+
+
+class _Cipher(Protocol):
+    """What a layout makes of queries and answers."""
+
+    @property
+    def max_queries(self) -> int:
+        """That go in one message."""
+
+    def evaluation_keys(self) -> bytes:
+        """A message of them."""
+
+    def encrypt(self, batch: Array, key_id: bytes, progress: Progress | None) -> Iterator[bytes]:
+        """Checked queries → the parts of one message."""
+
+    def decrypt(self, answer: bytes) -> Array:
+        """An answer message → scores."""
+
+    def close(self) -> None:
+        """End what was started."""
 
 
 class Client:
@@ -60,11 +79,7 @@ class Client:
         self.signature = signature
         self._keys = KeyHolder(signature.parameters, secret)
         tickets = Tickets(self._keys.secret)
-        self._cipher: PackedCipher | BatchCipher
-        if isinstance(signature, BatchSignature):
-            self._cipher = BatchCipher(signature, self._keys, tickets, processes)
-        else:
-            self._cipher = PackedCipher(signature, self._keys, tickets)
+        self._cipher = _cipher(signature, self._keys, tickets, processes)
         self._evaluation_keys: bytes | None = None
         self._key_id: bytes | None = None
 
@@ -186,6 +201,16 @@ class Client:
         client = cls(signature, secret=residues.reshape(len(signature.parameters.primes), -1))
         client._key_id = key_id
         return client
+
+
+def _cipher(
+    signature: AnySignature, keys: KeyHolder, tickets: Tickets, processes: int | None
+) -> _Cipher:
+    if isinstance(signature, BatchSignature):
+        from he_inference.batch_cipher import BatchCipher  # numba, which one query does without
+
+        return BatchCipher(signature, keys, tickets, processes)
+    return PackedCipher(signature, keys, tickets)
 
 
 def _read_secret_file(path: str | Path, length: int) -> bytes:

@@ -97,6 +97,7 @@ def _start() -> tuple["subprocess.Popen[bytes]", IO[bytes], IO[bytes]]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths},
+            process_group=0 if os.name == "posix" else None,  # a terminal's Ctrl-C is for us alone
         )
     except OSError as error:
         raise EncryptionFailed(f"a process that encrypts could not be started: {error}") from None

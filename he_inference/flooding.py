@@ -7,20 +7,25 @@ with integer weights: the client knows X, its own encryption noise included. A p
     c0 = m + κ + E − c1·s,      c1 = c1' + a·u + e1,      then divided by all primes but the first.
 
 κ is what relinearisation and the encryption of zero add, and depends on the weights beyond m. E is
-drawn uniformly from F = 2^bits integers for every coefficient. Two models with the same m for a
-query (the same answers) give messages whose distance is at most
+drawn uniformly from F = 2^bits integers for every coefficient. A message is within
 
     outputs · N · B / F  =  2^−statistical_bits                      (B ≥ |κ| always)
 
-plus the advantage against ring LWE with the ternary secret u, at the parameters of the queries: c1
-is masked by a·u + e1. What a client learns is m + E: the network's answers at its own query, with
-noise about as large as the answers' resolution (smudging: Asharov et al. 2012, Lemma 1; answers
-re-randomised by an encryption of zero: Gentry 2009, 4.2 in his thesis).
+of one that is made from m + E alone (so two models with the same m are within twice that), plus the
+advantage against ring LWE with the ternary secret u of every output, at the parameters of the
+queries (c1 is masked by a·u + e1), plus that against AES in counter mode (smudging: Asharov et al.
+2012, Lemma 1; answers re-randomised by an encryption of zero: Gentry 2009, 4.2 in his thesis).
+
+What a client learns is m + E: the network at its own query X, with noise about as large as the
+answers' resolution. X is an element of the ring, with the encryption noise in it, so these are N
+noisy numbers and not N/2, of a query that a client could have chosen. The network's value at the
+query *without* that noise need not be hidden, and is not: that is why nothing but κ is flooded.
 
 B is a worst case, not an estimate: digits are below their primes, SEAL's errors are sums of 42
 bits, at most 21, and secrets are ternary.
 """
 
+from collections.abc import Sequence
 from math import floor, log2, sqrt
 
 from he_inference.parameters import Parameters
@@ -30,21 +35,26 @@ MAX_ERROR = 21
 """Of SEAL's centred binomial errors."""
 
 
-def largest_noise(parameters: Parameters, components: int) -> int:
+def largest_noise(degree: int, primes: Sequence[int], components: int) -> int:
     """B: no coefficient of κ is larger.
 
-    components: polynomials of an answer before it is sanitised. Relinearisation adds Σ d·e over
-    powers of the secret and primes, the encryption of zero e_pk·u + e1·s + e0.
+    primes: of the data. components: polynomials of an answer before it is sanitised.
+    Relinearisation adds Σ d·e over powers of the secret and primes, the encryption of zero
+    e_pk·u + e1·s + e0.
     """
-    degree = parameters.ring_degree
-    switched = (components - 2) * sum(parameters.data_primes) * degree * MAX_ERROR
+    switched = (components - 2) * sum(primes) * degree * MAX_ERROR
     return switched + (2 * degree + 1) * MAX_ERROR
+
+
+def coefficients_hidden(degree: int, primes: Sequence[int], components: int, outputs: int) -> int:
+    """outputs · N · B: with F times as much flooding, the distance is 1 / F."""
+    return outputs * degree * largest_noise(degree, primes, components)
 
 
 def statistical_bits(parameters: Parameters, components: int, outputs: int, bits: int) -> float:
     """−log2 of the distance that a message of `outputs` answers flooded with 2^bits has."""
-    coefficients = outputs * parameters.ring_degree
-    return bits - log2(coefficients * largest_noise(parameters, components))
+    degree, primes = parameters.ring_degree, parameters.data_primes
+    return bits - log2(coefficients_hidden(degree, primes, components, outputs))
 
 
 def slot_deviation(degree: int, bits: int) -> float:

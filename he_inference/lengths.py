@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from he_inference import wire
+from he_inference.batch_format import BatchFormat
 from he_inference.batch_signature import BatchSignature
-from he_inference.batch_wire import BatchFormat
 from he_inference.cost import download_bytes, key_bytes, upload_bytes
 from he_inference.signature import Signature
 from he_inference.signatures import AnySignature

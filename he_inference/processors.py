@@ -1,6 +1,9 @@
-"""How many processors this process may use."""
+"""Where work is done: how many processors this process may use, and the name of none but them."""
 
 import os
+
+CPU = "cpu"
+"""The device that every machine has; others are torch's."""
 
 
 def processors() -> int:

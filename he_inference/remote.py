@@ -70,6 +70,7 @@ class RemoteServer:
         self.url = url.rstrip("/")
         host = _checked_host(self.url, insecure_plain_http)
         self._timeout = timeout
+        self._answered = False
         self._signature: AnySignature | None = None
         self._http = httpx.Client(
             base_url=self.url,
@@ -169,6 +170,7 @@ class RemoteServer:
         headers = {"content-type": BINARY} if body is not None else {}
         try:
             with self._http.stream(method, path, content=body, headers=headers) as response:
+                self._answered = True
                 self._check_form(response)
                 if response.status_code != 200:
                     raise self._refusal(response, self._read(response, _MAX_JSON_BYTES))
@@ -214,8 +216,13 @@ class RemoteServer:
             return Unreachable(
                 f"{self.url} has a certificate that is not trusted: name its certificate authority"
             )
+        if "[SSL" in str(error):
+            return Unreachable(f"{self.url} does not speak TLS as this side does: is it HTTP?")
         if isinstance(error, httpx.ConnectError):
             return Unreachable(f"nothing answers at {self.url}: is the service running there?")
+        if self.url.startswith("http:") and not self._answered:
+            secure = self.url.replace("http:", "https:", 1)
+            return Unreachable(f"{self.url} did not answer in HTTP: if it speaks TLS, try {secure}")
         return Unreachable(
             f"{self.url} went away in the middle ({type(error).__name__}): try again"
         )

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from he_inference import wire
-from he_inference.batch_engine import BatchEngine
 from he_inference.batch_program import BatchProgram
-from he_inference.errors import UnknownKey
+from he_inference.errors import ServiceError, UnknownKey
+from he_inference.processors import CPU
 from he_inference.program import Program
 from he_inference.programs import AnyProgram, load_program
 from he_inference.signatures import AnySignature
@@ -46,12 +46,17 @@ class Server:
         *,
         max_clients: int = MAX_CLIENTS,
         threads: int | None = None,
+        device: str = CPU,
     ) -> None:
-        """threads: that evaluate one message (batched layout); as many as there are processors."""
+        """threads: that evaluate one message (batched layout); as many as there are processors.
+
+        device: "cpu", or one of torch's on which batches are evaluated, "cuda". Raises
+        `ServiceError` where it is not there, or where the program's layout cannot use it.
+        """
         self._program = (
             program if isinstance(program, Program | BatchProgram) else load_program(program)
         )
-        self._engine = _engine(self._program, threads)
+        self._engine = _engine(self._program, threads, device)
         self._max_clients = max_clients
         self._clients: OrderedDict[bytes, Any] = OrderedDict()
 
@@ -94,9 +99,14 @@ class Server:
         return keys
 
 
-def _engine(program: AnyProgram, threads: int | None) -> _Engine:
+def _engine(program: AnyProgram, threads: int | None, device: str) -> _Engine:
+    # Each layout loads its own: numba and no SEAL, or SEAL and no numba.
     if isinstance(program, BatchProgram):
-        return BatchEngine(program, threads=threads)
-    from he_inference.packed_engine import PackedEngine  # it loads SEAL, which batches do without
+        from he_inference.batch_engine import BatchEngine
+
+        return BatchEngine(program, threads=threads, device=device)
+    if device != CPU:
+        raise ServiceError(f"device {device!r}: the packed layout is evaluated on {CPU!r} only")
+    from he_inference.packed_engine import PackedEngine
 
     return PackedEngine(program)

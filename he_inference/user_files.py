@@ -22,11 +22,11 @@ def check_output(path: Path, *read: Path) -> None:
         raise InputError(f"{path} is not an ordinary file: name another to write")
     if path.resolve() in [other.resolve() for other in read]:
         raise InputError(f"{path} is named twice, and would be overwritten: name another to write")
-    if path.is_file() and _first_bytes(path, len(_SECRET_BEGINS)) == _SECRET_BEGINS:
+    if path.is_file() and first_bytes(path, len(_SECRET_BEGINS)) == _SECRET_BEGINS:
         raise InputError(f"{path} is a secret key, which is never overwritten: name another")
 
 
-def _first_bytes(path: Path, count: int) -> bytes:
+def first_bytes(path: Path, count: int) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(count)

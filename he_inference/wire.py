@@ -175,11 +175,14 @@ def read_answer(signature: Signature, message: bytes) -> Answer:
 
 
 def shift_down(values: Residues, cut: int, bits: int) -> Residues:
-    """Drop low bits, rounding; the largest values stay below 2^bits."""
+    """Drop low bits, rounding; the largest values stay below 2^bits.
+
+    Halves go to the even side: always up, they would be a mean error, large where ζ is near 1.
+    """
     if cut == 0:
         return values
-    half = np.uint64(1 << (cut - 1))
-    rounded: Residues = (values + half) >> np.uint64(cut)
+    odd = (values >> np.uint64(cut)) & np.uint64(1)
+    rounded: Residues = (values + odd + np.uint64((1 << (cut - 1)) - 1)) >> np.uint64(cut)
     return np.minimum(rounded, np.uint64((1 << bits) - 1))
 
 
@@ -206,14 +209,14 @@ def check_header(message: bytes, kind: Kind, digest: bytes) -> None:
         raise MessageError(f"not a message of this protocol: expected {MAGIC!r}, found {magic!r}")
     if version != VERSION:
         raise MessageError(f"protocol version {version}: this release speaks version {VERSION}")
-    if found != kind:
-        name = Kind(found).name if found in list(Kind) else str(found)
-        raise MessageError(f"expected a message of kind {kind.name}, found {name}")
     if not hmac.compare_digest(other, digest):
         raise WrongProgram(
             f"the message is for signature {other.hex()[:16]}…, this side has "
             f"{digest.hex()[:16]}…: fetch the signature again and make new keys"
         )
+    if found != kind:
+        name = Kind(found).name if found in list(Kind) else str(found)
+        raise MessageError(f"expected a message of kind {kind.name}, found {name}")
 
 
 def _count(message: bytes, kind: Kind, signature: Signature, offset: int) -> int:

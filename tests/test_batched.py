@@ -81,6 +81,16 @@ def test_blocks_hold_the_matrix(matrix: sp.csr_array, limit: int) -> None:
     assert all(np.abs(part.weights).sum(1).max() <= limit for part in parts)
 
 
+def test_the_matrix_is_left_as_it_is() -> None:
+    """Its columns may stand in any order, and the arrays may be shared with other matrices."""
+    data, indices, indptr = np.array([1, 2, 3, 4]), np.array([2, 0, 1, 0]), np.array([0, 2, 4])
+    matrix = sp.csr_array((data, indices, indptr), shape=(2, 3))
+    found = blocks(matrix)
+    assert np.array_equal(assembled(found, matrix.shape), [[2, 0, 1], [4, 3, 0]])
+    assert indices.tolist() == [2, 0, 1, 0] and data.tolist() == [1, 2, 3, 4]
+    assert matrix.indices.tolist() == [2, 0, 1, 0]
+
+
 def test_a_convolution_is_few_blocks() -> None:
     """Padding of one on all sides: nine kinds of border."""
     layers = nn.Conv2d(1, 3, 3, padding=1), Square(), nn.Flatten(), nn.Linear(192, 2)

@@ -35,6 +35,8 @@ from workloads.datasets import Splits, mnist_sample
 
 VERBS = ["train", "compile", "keygen", "encrypt", "evaluate", "decrypt", "serve", "query", "demo"]
 PATIENCE = 30.0
+START_PATIENCE = 90.0
+"""For a service of the batched layout, which compiles its kernels first."""
 
 
 @dataclass(frozen=True)
@@ -108,25 +110,28 @@ def _network(seed: int) -> he_inference.Network:
     return he_inference.from_torch(nn.Sequential(*layers).eval(), torch.zeros(1, 1, 4, 4))
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+def written(folder: Path, network: he_inference.Network, x: Any, *options: str | Path) -> Files:
     """model.safetensors ─▸ m.program, m.program.signature ─▸ my.key, … ─▸ answer.bin."""
-    folder = tmp_path_factory.mktemp("cli")
-    network = _network(0)
     network.save(folder / "model.safetensors")
     queries = folder / "queries.npy"
-    np.save(queries, pixels(3))
+    np.save(queries, x)
     it = Files(folder, network, queries, {})
     program, signature = it.m_program, it.m_program_signature
     keys = ("--secret", it.my_key, "--evaluation", it.my_evaluation)
     for arguments in (
-        ("compile", it.model_safetensors, "-o", program),
+        ("compile", it.model_safetensors, "-o", program, *options),
         ("keygen", signature, *keys),
         ("encrypt", signature, it.my_key, queries, "-o", it.query_bin),
         ("evaluate", program, it.my_evaluation, it.query_bin, "-o", it.answer_bin),
         ("decrypt", signature, it.my_key, it.answer_bin),
     ):
         it.said[str(arguments[0])] = run(*arguments, "--json").json
+    return it
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    it = written(tmp_path_factory.mktemp("cli"), _network(0), pixels(3))
     # Another program of the same network: another identity, other keys.
     run("compile", it.model_safetensors, "-o", it.other_program)
     other = ("--secret", it.other_key, "--evaluation", it.other_evaluation)
@@ -388,8 +393,8 @@ def test_nothing_is_trained_that_could_not_be_saved(tmp_path: Path) -> None:
         (("compile", "model"), ("--output",)),
         (("serve", "p", "--port", "0"), ("--port 0", "1 to 65535")),
         (("serve", "p", "--port", "70000"), ("--port 70000", "1 to 65535")),
-        (("query", "http://127.0.0.1:1", "x", "--batch", "0"), ("--batch 0", "1 to 1024")),
-        (("query", "http://127.0.0.1:1", "x", "--batch", "1025"), ("--batch 1025", "1 to 1024")),
+        (("query", "http://127.0.0.1:1", "x", "--batch", "0"), ("--batch 0", "1 to 16384")),
+        (("query", "http://127.0.0.1:1", "x", "--batch", "16385"), ("--batch 16385", "to 16384")),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -462,7 +467,14 @@ def test_networks_that_are_none(files: Files, tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(whole[:-9])
     compiles(tmp_path / "short", "not a safetensors file")
     save_file({"x": np.zeros(3)}, tmp_path / "foreign")
-    compiles(tmp_path / "foreign", "no format at all", "sottovoce-network")
+    remedy = "from_torch(module, example).save(path)"
+    compiles(tmp_path / "foreign", "no format at all", "sottovoce-network", remedy, "README")
+    save_file({"0.weight": np.zeros(3)}, tmp_path / "state_dict", {"format": "pt"})
+    compiles(tmp_path / "state_dict", "'pt'", "sottovoce-network", remedy)
+    for name, zipped in (("m.pt", True), ("older.pt", False)):
+        state = nn.Linear(2, 2).state_dict()
+        torch.save(state, tmp_path / name, _use_new_zipfile_serialization=zipped)
+        compiles(tmp_path / name, "a file of torch.save", remedy, "README")
 
 
 def test_programs_that_are_none(files: Files, tmp_path: Path) -> None:
@@ -695,6 +707,9 @@ def test_what_marks_a_secret_key(files: Files) -> None:
 # ---------------------------------------------------------------------------- over HTTP
 
 
+LAST_LINE = r"{} queries in [\d.]+ s, \d+ a second; [\d.]+ MB up, [\d.]+ MB down\n"
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -706,35 +721,42 @@ class Serving:
     url: str
     port: int
     process: "subprocess.Popen[bytes]"
+    log: Path
 
 
 @pytest.fixture(scope="module")
 def serving(files: Files) -> Iterator[Serving]:
     """`he-inference serve` in a session of its own; told to stop at the end."""
+    with served(files, "--workers", "1") as it:
+        yield it
+
+
+@contextlib.contextmanager
+def served(files: Files, *options: str) -> Iterator[Serving]:
     port = free_port()
     command = [sys.executable, "-m", "he_inference", "serve", str(files.m_program)]
-    log = (files.folder / "serve.log").open("wb")
+    log = files.folder / "serve.log"
     with (
-        log,
+        log.open("wb") as file,
         subprocess.Popen(
-            [*command, "--port", str(port), "--workers", "1"],
+            [*command, "--port", str(port), *options],
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=file,
             start_new_session=True,
         ) as process,
     ):
         url = f"http://127.0.0.1:{port}"
         try:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + START_PATIENCE
             while not healthy(url):
-                assert process.poll() is None, (files.folder / "serve.log").read_text()
+                assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            yield Serving(url, port, process)
+            yield Serving(url, port, process, log)
         finally:
             process.terminate()
             out, _ = process.communicate(timeout=PATIENCE)
-    said = (files.folder / "serve.log").read_text()
+    said = log.read_text()
     assert process.returncode == 0, said
     assert out == b""
     assert "Traceback" not in said
@@ -753,14 +775,16 @@ def test_query_asks_a_service(files: Files, serving: Serving) -> None:
     assert said["key_bytes"] == files.said["keygen"]["key_bytes"]
     assert said["upload_bytes"] == files.said["encrypt"]["bytes"]
     assert said["download_bytes"] == files.said["evaluate"]["bytes"]
+    assert said["queries_per_second"] == pytest.approx(3 / said["seconds"])
 
 
 def test_query_with_a_kept_key_in_small_messages(files: Files, serving: Serving) -> None:
     arguments = ("query", serving.url, files.queries, "--secret", files.my_key, "--batch", "2")
     ran = run(*arguments)
-    assert (ran.code, ran.err) == (0, "")
+    assert ran.code == 0
     rows = [line.split() for line in ran.out.splitlines()[1:]]
     assert [int(row[1]) for row in rows] == files.said["decrypt"]["labels"]
+    assert re.fullmatch(LAST_LINE.format(3), ran.err), ran.err
 
 
 def test_query_refuses_before_it_sends_keys(files: Files, serving: Serving, tmp_path: Path) -> None:
@@ -908,3 +932,373 @@ def test_a_server_may_say_anything_of_its_batches(
     ran = run("query", "http://127.0.0.1:1", files.queries, "--json")
     assert ran.code == 0
     assert len(ran.json["names"]) == len(ran.json["labels"]) > 0
+
+
+# ---------------------------------------------------------------------------- batches
+
+
+def corners(count: int, seed: int = 0) -> tuple[np.ndarray[Any, Any], list[int]]:
+    """Pictures of 2 x 2 pixels, one of the first three white and all others dark; and which."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    flat = rng.integers(0, 100, (count, 4), dtype=np.uint8)
+    flat[np.arange(count), labels] = 255
+    return flat.reshape(count, 2, 2), labels.tolist()
+
+
+def corner_network() -> he_inference.Network:
+    """Scores are about the squares of the first three pixels: the white one's is far ahead."""
+    torch.manual_seed(0)
+    first, second = nn.Linear(4, 3), nn.Linear(3, 3)
+    with torch.no_grad():
+        for layer in (first, second):
+            layer.weight.mul_(0.1).add_(torch.eye(*layer.weight.shape))
+            layer.bias.mul_(0.1)
+    module = nn.Sequential(nn.Flatten(), first, Square(), second).eval()
+    return he_inference.from_torch(module, torch.zeros(1, 1, 2, 2))
+
+
+BATCHED = ("--layout", "batched")
+SLOTS = {"private": 4096, "plain": 2048}
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The chain by files for 7 queries; private answers are got where nothing is said."""
+    return written(tmp_path_factory.mktemp("private"), corner_network(), corners(7)[0], *BATCHED)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder, options = tmp_path_factory.mktemp("plain"), (*BATCHED, "--response", "plain")
+    return written(folder, corner_network(), corners(7)[0], *options)
+
+
+@pytest.fixture(params=SLOTS)
+def batched(request: pytest.FixtureRequest) -> Files:
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Files)
+    return found
+
+
+def test_a_chain_of_batches_gives_the_labels_of_the_network(batched: Files) -> None:
+    x, labels = corners(7)
+    expected = batched.network.evaluate(x[:, None].astype(np.float32) / np.float32(255))
+    said = batched.said["decrypt"]
+    assert said["labels"] == expected.argmax(1).tolist() == labels
+    resolution = he_inference.load_signature(batched.m_program_signature).resolution
+    # Six standard deviations of the noise, and half a step of rounding.
+    assert np.allclose(said["scores"], expected, atol=6.5 * resolution)
+
+
+def test_figures_of_a_batch_are_those_of_the_files(batched: Files) -> None:
+    said, response = batched.said, batched.said["compile"]["response"]
+    facts = said["compile"]
+    assert facts["layout"] == "batched"
+    assert (facts["queries_a_batch"], facts["rotations"]) == (SLOTS[response], 0)
+    assert facts["ring_degree"] == 2 * SLOTS[response]
+    assert facts["security_bits"] >= 128
+    assert facts["precision_bits"] >= 10
+    assert (facts["statistical_bits"] >= 40) is (response == "private")
+    assert (facts["key_bytes"] > 0) is (response == "private")
+    # A message has some 100 bytes beside its ciphertexts.
+    for verb, name in (
+        ("encrypt", "upload_bytes"),
+        ("evaluate", "download_bytes"),
+        ("keygen", "key_bytes"),
+    ):
+        found = said[verb]["key_bytes" if verb == "keygen" else "bytes"]
+        assert 0 < found - facts[name] < 200
+    assert said["keygen"]["key_bytes"] == batched.my_evaluation.stat().st_size
+    assert said["encrypt"] == {"queries": 7, "bytes": batched.query_bin.stat().st_size}
+    assert said["evaluate"]["bytes"] == batched.answer_bin.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("response", "words"),
+    [
+        (
+            "private",
+            ("N = 8192, 4096 queries a batch", "answers       private: flooded", "MB once"),
+        ),
+        ("plain", ("N = 4096, 2048 queries a batch", "plain: a client", "none go to the server")),
+    ],
+)
+def test_a_summary_for_people(
+    private: Files, tmp_path: Path, response: str, words: tuple[str, ...]
+) -> None:
+    arguments = ("compile", private.model_safetensors, "-o", tmp_path / "p", *BATCHED)
+    examples = ("--examples", private.queries, "--precision", "7")
+    ran = run(*arguments, "--response", response, *examples)
+    assert (ran.code, ran.err) == (0, "")
+    for word in ("128-bit security", "kB a query", f"written       {tmp_path / 'p'}", *words):
+        assert word in ran.out
+    program = he_inference.load_program(tmp_path / "p")
+    signature = he_inference.load_signature(tmp_path / "p.signature")
+    assert isinstance(signature, he_inference.BatchSignature)
+    assert signature.response == response
+    assert program.signature.digest == signature.digest
+    assert 7 <= signature.precision_bits < private.said["compile"]["precision_bits"]
+
+
+@pytest.mark.parametrize(
+    ("options", "naming"),
+    [
+        (("--layout", "diagonal"), ("'diagonal'", "packed, batched")),
+        ((*BATCHED, "--response", "secret"), ("'secret'", "private or plain")),
+        (("--response", "secret"), ("'secret'", "private or plain")),
+        (("--response", "private"), ("packed layout has no private answers", "batched")),
+        ((*BATCHED, "--precision", "0"), ("precision 0", "1 to 40")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_layouts_and_responses_that_are_none(
+    files: Files, tmp_path: Path, options: tuple[str, ...], naming: tuple[str, ...]
+) -> None:
+    refused("compile", files.model_safetensors, "-o", tmp_path / "p", *options, naming=naming)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_shown_by_an_explicit_choice_only(
+    files: Files, plain: Files, private: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("he_inference.service.serve", lambda *given: asked.append(given))
+    explicit = ("--response", "private"), ("--response", "plain")
+    naming = (str(plain.m_program), "learn its weights", "--response plain")
+    refused("serve", plain.m_program, naming=naming)
+    refused("serve", plain.m_program, *explicit[0], naming=naming)
+    refused("serve", files.m_program, *explicit[0], naming=("packed layout", "--layout batched"))
+    for it in (files, plain, private):
+        refused("serve", it.m_program, "--response", "x", naming=("'x'", "private or plain"))
+    assert asked == []
+    for arguments in (
+        (plain.m_program, *explicit[1]),
+        (private.m_program,),
+        (private.m_program, *explicit[0]),
+        (files.m_program,),
+        (files.m_program, *explicit[1], "--workers", "3"),
+    ):
+        assert run("serve", *arguments) == Ran(0, "", "")
+    assert [settings.workers for *_, settings in asked] == [None] * 4 + [3]
+
+
+def test_batches_that_are_no_queries(private: Files, tmp_path: Path) -> None:
+    np.save(tmp_path / "many.npy", np.zeros((4097, 2, 2)))
+    encrypt(private, tmp_path / "many.npy", ("4097 queries", "at most 4096"))
+    np.save(tmp_path / "range.npy", np.full((4096, 2, 2), 1.5))
+    encrypt(private, tmp_path / "range.npy", ("1.5", "0 to 1"))
+
+
+def test_messages_of_the_other_layout(files: Files, private: Files, tmp_path: Path) -> None:
+    output = ("-o", tmp_path / "a")
+    program, keys, query = private.m_program, private.my_evaluation, private.query_bin
+    refused("evaluate", program, files.my_evaluation, query, *output, naming=("is for signature",))
+    refused("evaluate", program, keys, files.query_bin, *output)
+    refused("evaluate", files.m_program, files.my_evaluation, query, *output)
+    refused("decrypt", private.m_program_signature, private.my_key, files.answer_bin)
+    naming = ("my.key", "was made for")
+    refused("decrypt", private.m_program_signature, files.my_key, files.answer_bin, naming=naming)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.9, 1.0])
+def test_flipped_bits_in_batches(private: Files, tmp_path: Path, place: float) -> None:
+    test_flipped_bits(private, tmp_path, place)
+
+
+@pytest.mark.parametrize("cut", [0, 39, 60, -1])
+def test_truncated_batches(private: Files, tmp_path: Path, cut: int) -> None:
+    test_truncated_messages(private, tmp_path, cut)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_control_c_while_encryption_starts(private: Files, tmp_path: Path) -> None:
+    """Sent to the whole process group, as a terminal does; here the processes that encrypt take
+    two seconds to start."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "if 'he_inference.encryption_worker' in sys.orig_argv:\n"
+        "    time.sleep(2)\n"
+    )
+    arguments = ["encrypt", private.m_program_signature, private.my_key, private.queries]
+    with subprocess.Popen(
+        [sys.executable, "-m", "he_inference", *map(str, arguments), "-o", str(tmp_path / "q")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    ) as process:
+        deadline = time.monotonic() + PATIENCE
+        while len(leftovers(process.pid)) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err) == (130, b"", b"")
+    assert_nothing_is_left(process.pid)
+    assert not (tmp_path / "q").exists()
+
+
+# ---------------------------------------------------------------------------- batches over HTTP
+
+
+def test_query_asks_in_batches(plain: Files, tmp_path: Path) -> None:
+    """By `serve` in a process of its own; more queries than slots, in the order of the files."""
+    x, labels = corners(5000, seed=1)
+    np.save(tmp_path / "a.npy", x[:4500])
+    np.save(tmp_path / "b.npy", x[4500:].astype(np.float64) / 255)
+    both = (tmp_path / "a.npy", tmp_path / "b.npy")
+    with served(plain, "--response", "plain") as it:
+        health = httpx.get(f"{it.url}/v1/health", trust_env=False).json()
+        assert (health["max_batch"], health["workers"]) == (2048, 1)
+        said = run("query", it.url, *both, "--json").json
+        ran = run("query", it.url, both[1], "--signature", plain.m_program_signature)
+        log = [json.loads(line) for line in it.log.read_text().splitlines()]
+    assert said["labels"] == labels
+    assert said["names"][4499:4501] == ["a.npy[4499]", "b.npy[0]"]
+    message, answer = (plain.said[verb]["bytes"] for verb in ("encrypt", "evaluate"))
+    assert (said["upload_bytes"], said["download_bytes"]) == (3 * message, 3 * answer)
+    assert said["queries_per_second"] == pytest.approx(5000 / said["seconds"])
+    rows = [line.split() for line in ran.out.splitlines()[1:]]
+    assert [int(row[1]) for row in rows] == labels[4500:]
+    assert re.fullmatch(LAST_LINE.format(500), ran.err), ran.err
+    posts = [entry["path"] for entry in log if entry.get("method") == "POST"]
+    assert posts == ["/v1/evaluate"] * 4  # and no keys, of which plain answers need none
+
+
+@dataclass
+class Nearby:
+    """A service without a network in between, and what it was sent."""
+
+    server: he_inference.Server
+    posts: list[str]
+    lost: int = 0
+    """Queries still to be answered as if their keys had been dropped."""
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        path, body = request.url.path, request.content
+        if request.method == "POST":
+            self.posts.append(path)
+        if path == "/v1/signature":
+            return httpx.Response(200, content=self.server.signature().to_bytes())
+        if path == "/v1/health":
+            return httpx.Response(200, json={"max_batch": 4096})
+        if path == "/v1/keys":
+            return httpx.Response(200, json={"key_id": self.server.register(body)})
+        if self.lost:
+            self.lost -= 1
+            return httpx.Response(404, json={"error": "UnknownKey", "message": "no such keys"})
+        return httpx.Response(200, content=self.server.evaluate(body))
+
+
+URL = "http://127.0.0.1:1"
+
+
+@pytest.fixture
+def nearby(private: Files, monkeypatch: pytest.MonkeyPatch) -> Nearby:
+    """What `query` finds at any address."""
+    it = Nearby(he_inference.Server(private.m_program), [])
+
+    def remote(url: str, **_: object) -> he_inference.RemoteServer:
+        return he_inference.remote.RemoteServer(url, transport=httpx.MockTransport(it.answer))
+
+    monkeypatch.setattr(cli.he_inference, "RemoteServer", remote)
+    # Starting processes would take longer than so few features do.
+    monkeypatch.setattr("he_inference.batch_cipher.processors", lambda: 0)
+    return it
+
+
+def test_keys_go_to_the_service_once(nearby: Nearby, private: Files, tmp_path: Path) -> None:
+    x, labels = corners(4100, seed=2)
+    np.save(tmp_path / "x.npy", x)
+    said = run("query", URL, tmp_path / "x.npy", "--secret", private.my_key, "--json").json
+    assert said["labels"] == labels
+    assert said["key_bytes"] == private.said["keygen"]["key_bytes"]
+    assert said["upload_bytes"] == 2 * private.said["encrypt"]["bytes"]
+    assert nearby.posts == ["/v1/keys", "/v1/evaluate", "/v1/evaluate"]
+
+
+@pytest.mark.parametrize(("size", "messages"), [("3", 3), ("7", 1), ("16384", 1)])
+def test_batch_is_the_users_choice(
+    nearby: Nearby, private: Files, size: str, messages: int
+) -> None:
+    """As far as there are slots."""
+    said = run("query", URL, private.queries, "--batch", size, "--json").json
+    assert said["labels"] == corners(7)[1]
+    assert nearby.posts == ["/v1/keys"] + ["/v1/evaluate"] * messages
+
+
+def test_keys_that_were_dropped_are_sent_again(nearby: Nearby, private: Files) -> None:
+    nearby.lost = 1
+    said = run("query", URL, private.queries, "--batch", "4", "--json").json
+    assert said["labels"] == corners(7)[1]
+    once = ["/v1/keys", "/v1/evaluate"]
+    assert nearby.posts == [*once, *once, "/v1/evaluate"]
+
+
+def test_keys_are_not_sent_for_ever(nearby: Nearby, private: Files) -> None:
+    nearby.lost = 9
+    refused("query", URL, private.queries, naming=("no such keys",))
+    assert nearby.posts == ["/v1/keys", "/v1/evaluate"] * 2
+
+
+def test_pictures_are_asked_for_by_name(nearby: Nearby, private: Files, tmp_path: Path) -> None:
+    """What lies beside them is named too, but for machines, and not without end."""
+    x, labels = corners(3)
+    for number, picture in enumerate(x):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "more").mkdir()
+    arguments = ("query", URL, tmp_path, private.queries)
+    ran = run(*arguments)
+    assert ran.code == 0
+    rows = [line.split() for line in ran.out.splitlines()[1:]]
+    assert [row[0] for row in rows[:4]] == ["0.png", "1.png", "2.png", "queries.npy[0]"]
+    assert [int(row[1]) for row in rows] == labels + corners(7)[1]
+    skipped, _, last = ran.err.partition("\n")
+    assert skipped == "skipped, as they are no pictures: more/, notes.txt"
+    assert re.fullmatch(LAST_LINE.format(10), last), last
+    assert run(*arguments, "--json").json["labels"] == labels + corners(7)[1]
+    for number in range(5):
+        (tmp_path / f"notes{number}.txt").touch()
+    first = run(*arguments).err.splitlines()[0]
+    assert first.endswith(": more/, notes.txt, notes0.txt, notes1.txt, notes2.txt and 2 more")
+
+
+def test_queries_are_checked_before_anything_is_sent(
+    nearby: Nearby, private: Files, tmp_path: Path
+) -> None:
+    """However late in the files the first bad one is."""
+
+    def late(name: str, value: float) -> Path:
+        x = np.zeros((4100, 2, 2), np.float32)
+        x[4099, 1, 1] = value
+        np.save(tmp_path / name, x)
+        return tmp_path / name
+
+    for name, value, words in (
+        ("nan.npy", np.nan, ("nan.npy", "NaN", "query 4099")),
+        ("infinite.npy", np.inf, ("infinite.npy", "query 4099")),
+        ("range.npy", 1.5, ("1.5", "0 to 1")),
+    ):
+        refused("query", URL, private.queries, late(name, value), naming=words)
+    assert nearby.posts == []
+
+
+def test_a_picture_damaged_in_the_middle(nearby: Nearby, private: Files, tmp_path: Path) -> None:
+    """Its header is sound, so that only reading all of it finds out."""
+    noisy = np.random.default_rng(0).integers(0, 256, (2, 2), dtype=np.uint8)
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(noisy).save(tmp_path / name)
+    whole = (tmp_path / "b.png").read_bytes()
+    start = whole.index(b"IDAT") + 4
+    damaged = tmp_path / "b.png"
+    damaged.write_bytes(whole[: start + 3] + bytes([whole[start + 3] ^ 255]) + whole[start + 4 :])
+    for batch in ((), ("--batch", "1")):
+        refused("query", URL, tmp_path, *batch, naming=(str(damaged),))
+    damaged.write_bytes(whole[: start + 3])
+    refused("query", URL, tmp_path, naming=(str(damaged),))
+    assert nearby.posts == []

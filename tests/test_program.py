@@ -17,12 +17,14 @@ from safetensors.numpy import save_file
 from he_inference import checker as program_module
 from he_inference import tensor_file
 from he_inference.backend import clear
-from he_inference.checker import check, load_program
+from he_inference.checker import check
+from he_inference.checker import load_packed_program as load_program
 from he_inference.errors import HEError, ModelFileError, ParameterError
 from he_inference.program import FORMAT as PROGRAM_FORMAT
 from he_inference.program import OPERATIONS, Instruction, Program
 from he_inference.signature import MAX_BYTES as MAX_SIGNATURE_BYTES
-from he_inference.signature import KeyPlan, Signature, load_signature
+from he_inference.signature import KeyPlan, Signature
+from he_inference.signatures import load_signature
 from tests.conftest import Party
 
 Change = Callable[[Instruction], Instruction]
@@ -367,9 +369,9 @@ def test_a_signature_holds_no_weights(deep: Party) -> None:
     from it in scales alone."""
     value = json.loads(deep.program.signature.to_bytes())
     assert value.keys() == {
-        "format", "version", "identity", "parameters", "input_shape", "input_range", "input_scale",
-        "gather", "output_slots", "output_scale", "keys", "response_bits", "precision_bits",
-        "resolution",
+        "format", "version", "layout", "identity", "parameters", "input_shape", "input_range",
+        "input_scale", "gather", "output_slots", "output_scale", "keys", "response_bits",
+        "precision_bits", "resolution",
     }  # fmt: skip
 
 
@@ -383,6 +385,8 @@ SIGNATURE_FAULTS: list[dict[str, Any]] = [
     *({name: value} for name, value in NUMBERS.items()),
     {"format": None},
     {"version": 2},
+    {"layout": "batched"},
+    {"layout": None},
     {"identity": "00"},
     {"identity": 5},
     {"identity": "zz" * 16},

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from he_inference.errors import (
     Unreachable,
     WrongProgram,
 )
-from he_inference.lengths import Lengths
+from he_inference.lengths import lengths
 from he_inference.remote import RemoteServer
 from tests.small_model import compiled, inputs
 
@@ -112,7 +113,7 @@ def test_answers_too_long_are_given_up(client: Client) -> None:
 
         return httpx.Response(200, content=parts())
 
-    limit = Lengths(compiled().signature).answer(1)
+    limit = lengths(compiled().signature).answer(1)
     with server(endless) as it, pytest.raises(MessageError, match=str(limit)):
         it.evaluate(client.encrypt(inputs(1)))
     assert taken <= limit + (2 << 16)
@@ -193,6 +194,66 @@ def test_silence_is_unreachable(error: httpx.HTTPError, words: str, client: Clie
 
     with server(silent) as it, pytest.raises(Unreachable, match=words):
         it.evaluate(client.encrypt(inputs(1)))
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (URL, "did not answer in HTTP: if it speaks TLS, try https://127.0.0.1:1$"),
+        (URL.replace("http:", "https:"), "went away in the middle"),
+    ],
+)
+@pytest.mark.parametrize("error", [httpx.RemoteProtocolError("gone"), httpx.ReadError("gone")])
+def test_what_never_answered_may_speak_tls(error: httpx.HTTPError, url: str, words: str) -> None:
+    def silent(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    with (
+        RemoteServer(url, transport=httpx.MockTransport(silent)) as it,
+        pytest.raises(Unreachable, match=words),
+    ):
+        it.signature()
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"", b"\x15\x03\x03\0\x02\x02\x0a", b"SSH-2.0-OpenSSH_9.2\r\n"]
+)
+def test_what_does_not_speak_http(greeting: bytes) -> None:
+    """A TLS server tells so in an alert, or says nothing."""
+
+    def greet(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(greeting)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
+        threads.submit(greet, listener)
+        port = listener.getsockname()[1]
+        with (
+            RemoteServer(f"http://127.0.0.1:{port}", timeout=10.0) as it,
+            pytest.raises(Unreachable, match=f"try https://127.0.0.1:{port}$"),
+        ):
+            it.health()
+
+
+def test_plain_http_where_tls_was_expected() -> None:
+    """The answer of a server that does not know what a TLS greeting is."""
+
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
+        threads.submit(refuse, listener)
+        port = listener.getsockname()[1]
+        with (
+            RemoteServer(f"https://127.0.0.1:{port}", timeout=10.0) as it,
+            pytest.raises(Unreachable, match="does not speak TLS"),
+        ):
+            it.health()
 
 
 def test_nothing_listens() -> None:

@@ -7,11 +7,12 @@ import inspect
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from he_inference import Client, Server, server, wire
+from he_inference import Client, Server, batch_engine, packed_engine, server, wire
 from he_inference.errors import (
     AnswerOverflow,
     MessageError,
@@ -148,9 +149,10 @@ def test_queries_leave_nothing_behind(party: Party) -> None:
     assert left < 40 * party.compiled.cost.upload_bytes / 10
 
 
-def test_it_has_no_name_for_a_secret() -> None:
+@pytest.mark.parametrize("module", [server, packed_engine, batch_engine])
+def test_it_has_no_name_for_a_secret(module: ModuleType) -> None:
     """Neither the module nor a server has anything that decrypts or that holds a secret key."""
-    tree = ast.parse(inspect.getsource(server))
+    tree = ast.parse(inspect.getsource(module))
     names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     names |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
     names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}

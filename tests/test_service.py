@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import he_inference
 from he_inference import Client, service, wire
 from he_inference.errors import Busy, ModelFileError, ServiceError, UnknownKey, Unreachable
-from he_inference.lengths import Lengths
+from he_inference.lengths import lengths
+from he_inference.processors import processors
 from he_inference.remote import BINARY, RemoteServer
 from he_inference.serving import listener
 from he_inference.serving.journal import Journal
@@ -35,6 +38,7 @@ from he_inference.serving.settings import Settings
 from he_inference.serving.worker import TimeLimit, WorkerDied
 from he_inference.serving.workers import Workers
 from tests.small_model import compiled, inputs
+from tests.test_cli import corner_network, corners, run
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
@@ -82,10 +86,16 @@ class Running:
     key_directory: Path
     log: Path
     client: Client
+    patience: float = PATIENCE
 
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         headers = {"content-type": BINARY} | {k.replace("_", "-"): v for k, v in headers.items()}
-        return httpx.post(self.url + path, content=body, headers=headers, timeout=PATIENCE)
+        return httpx.post(self.url + path, content=body, headers=headers, timeout=self.patience)
+
+    def posts(self) -> list[tuple[str, int]]:
+        """Path and status of all that was posted so far."""
+        entries = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [(e["path"], e["status"]) for e in entries if e.get("method") == "POST"]
 
     def assert_serving(self) -> None:
         with RemoteServer(self.url) as remote:
@@ -208,8 +218,8 @@ def test_evicted_key_can_be_registered_again(running: Running) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/keys", "/v1/evaluate"])
 def test_too_large_is_refused_by_its_header_alone(running: Running, path: str) -> None:
-    lengths = Lengths(compiled().signature)
-    limit = lengths.keys if path == "/v1/keys" else lengths.query(2)
+    expected = lengths(compiled().signature)
+    limit = expected.keys if path == "/v1/keys" else expected.query(2)
     with _headers_sent(running, path, limit + 1) as connection:
         response = connection.getresponse()
         assert response.status == 413
@@ -217,15 +227,15 @@ def test_too_large_is_refused_by_its_header_alone(running: Running, path: str) -
 
 
 def test_the_limit_itself_is_not_too_large(running: Running) -> None:
-    lengths = Lengths(compiled().signature)
-    assert running.post("/v1/keys", bytes(lengths.keys)).status_code == 400
-    assert running.post("/v1/evaluate", bytes(lengths.query(2))).status_code == 400
+    expected = lengths(compiled().signature)
+    assert running.post("/v1/keys", bytes(expected.keys)).status_code == 400
+    assert running.post("/v1/evaluate", bytes(expected.query(2))).status_code == 400
 
 
 @pytest.mark.parametrize("path", ["/v1/keys", "/v1/evaluate"])
 def test_too_large_is_found_by_counting(running: Running, path: str) -> None:
-    lengths = Lengths(compiled().signature)
-    limit = lengths.keys if path == "/v1/keys" else lengths.query(2)
+    expected = lengths(compiled().signature)
+    limit = expected.keys if path == "/v1/keys" else expected.query(2)
     parts = iter([bytes(limit), b"x"])  # an iterator has no content-length
     refused(running.post(path, parts), 413, "Rejected", str(limit))
 
@@ -345,8 +355,8 @@ def test_log_lines_have_no_payload(running: Running) -> None:
     }  # fmt: skip
     assert set(done[-1]) == expected
     assert done[-1]["key_id"] == running.client.key_id[:8]
-    assert done[-1]["bytes_in"] == Lengths(compiled().signature).query(1)
-    assert done[-1]["bytes_out"] == Lengths(compiled().signature).answer(1)
+    assert done[-1]["bytes_in"] == lengths(compiled().signature).query(1)
+    assert done[-1]["bytes_out"] == lengths(compiled().signature).answer(1)
     assert done[-1]["peer"] == "127.0.0.1"
 
 
@@ -467,6 +477,9 @@ def test_tls(tmp_path: Path) -> None:
             assert remote.health()["status"] == "ok"
         with RemoteServer(url) as remote, pytest.raises(Unreachable, match="not trusted"):
             remote.health()
+        plain = url.replace("https:", "http:")
+        with RemoteServer(plain) as remote, pytest.raises(Unreachable, match=f"try {url}$"):
+            remote.health()
 
 
 # Its parts
@@ -474,7 +487,8 @@ def test_tls(tmp_path: Path) -> None:
 
 def test_workers_within_limits(tmp_path: Path) -> None:
     limits = replace(LIMITS, queue=1, request_seconds=1.5)
-    workers = Workers(compiled().program, tmp_path, limits)
+    longest = lengths(compiled().signature).answer(limits.max_batch)
+    workers = Workers(compiled().program, tmp_path, limits, longest)
     workers.start()
     try:
         client = Client(compiled().signature)
@@ -606,10 +620,263 @@ def test_each_side_loads_only_its_own(module: str, forbidden: list[str]) -> None
 
 
 def test_lengths_are_those_of_real_messages() -> None:
-    client, lengths = Client(compiled().signature), Lengths(compiled().signature)
-    assert len(client.evaluation_keys()) == lengths.keys
+    client, expected = Client(compiled().signature), lengths(compiled().signature)
+    assert len(client.evaluation_keys()) == expected.keys
     query = client.encrypt(inputs(3))
-    assert len(query) == lengths.query(3)
-    assert lengths.queries_in(len(query)) == 3
+    assert len(query) == expected.query(3)
+    assert expected.queries_in(len(query)) == 3
     assert wire.claimed_key_id(query).hex() == client.key_id
     assert wire.key_id(client.evaluation_keys()) == wire.claimed_key_id(query)
+
+
+# Batches
+
+BATCH_LIMITS = Settings(
+    queue=8, max_batch=2, key_sets=2, request_seconds=120.0, start_seconds=120.0, stop_seconds=3,
+)  # fmt: skip
+"""Patient: a worker compiles its kernels when it starts."""
+
+
+@cache
+def batch(response: str) -> he_inference.CompiledBatch:
+    """Of 2 x 2 pixels, see `corners`."""
+    compiled = he_inference.compile(
+        corner_network(), layout="batched", response=response, precision=8.0
+    )
+    assert isinstance(compiled, he_inference.CompiledBatch)
+    return compiled
+
+
+class RunningBatches(Running):
+    """A service of the batched layout."""
+
+    @property
+    def slots(self) -> int:
+        return self.client.max_queries
+
+    def assert_serving(self) -> None:
+        if self.client.signature.needs_keys:
+            assert self.post("/v1/keys", self.client.evaluation_keys()).status_code == 200
+        self.assert_right(self.client)
+
+    def assert_right(self, client: Client, count: int = 5, seed: int = 0) -> None:
+        x, labels = small_corners(count, seed)
+        response = self.post("/v1/evaluate", client.encrypt(x))
+        assert response.status_code == 200, response.text
+        assert client.decrypt(response.content).argmax(1).tolist() == labels
+
+
+def small_corners(count: int, seed: int = 0) -> tuple[Any, list[int]]:
+    pixels, labels = corners(count, seed)
+    return pixels[:, None] / 255, labels
+
+
+@contextlib.contextmanager
+def started_batches(directory: Path, response: str) -> Iterator[RunningBatches]:
+    (directory / "keys").mkdir()
+    limits = replace(BATCH_LIMITS, key_directory=directory / "keys")
+    log = directory / "log"
+    before = set(children(os.getpid()))
+    program = batch(response).program
+    with service.running(program, limits, log=log, start_seconds=120.0) as url:
+        (process,) = set(children(os.getpid())) - before
+        client = Client(batch(response).signature, processes=0)
+        yield RunningBatches(url, process, directory / "keys", log, client, patience=120.0)
+    assert gone(process)
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBatches]:
+    with started_batches(tmp_path_factory.mktemp("batches"), "private") as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def plain_batches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBatches]:
+    with started_batches(tmp_path_factory.mktemp("plain"), "plain") as it:
+        yield it
+
+
+def test_batches_are_as_long_as_there_are_slots(batches: RunningBatches) -> None:
+    """Whatever `max_batch` says, which is for the other layout."""
+    with RemoteServer(batches.url) as remote:
+        health = remote.health()
+        signature = remote.signature()
+        assert remote.register(batches.client.evaluation_keys()) == batches.client.key_id
+    assert isinstance(signature, he_inference.BatchSignature)
+    assert signature.digest == batch("private").signature.digest
+    assert (health["max_batch"], health["workers"]) == (4096, 1)
+    batches.assert_right(batches.client, batches.slots)
+
+
+def test_lengths_are_those_of_real_batches(batches: RunningBatches) -> None:
+    for client in (batches.client, Client(batch("plain").signature, processes=0)):
+        expected = lengths(client.signature)
+        assert expected.max_queries == client.max_queries
+        assert len(client.evaluation_keys()) == expected.keys
+        for count in (1, client.max_queries):
+            query = client.encrypt(small_corners(count)[0])
+            assert len(query) == expected.query(count)
+            assert expected.queries_in(len(query)) >= count
+            assert wire.claimed_key_id(query).hex() == client.key_id
+
+
+def test_keys_are_registered_once(batches: RunningBatches) -> None:
+    client = Client(batch("private").signature, processes=0)
+    assert batches.post("/v1/keys", client.evaluation_keys()).json() == {"key_id": client.key_id}
+    for seed in range(3):
+        batches.assert_right(client, seed=seed)
+    stored = [path.stem for path in batches.key_directory.glob("*/*.keys")]
+    assert stored.count(client.key_id) == 1
+    assert batches.post("/v1/keys", client.evaluation_keys()).status_code == 200
+    assert sorted(stored) == sorted(p.stem for p in batches.key_directory.glob("*/*.keys"))
+
+
+def test_two_clients_at_once(batches: RunningBatches) -> None:
+    """One worker takes their batches in turn, and neither gets the other's answers."""
+    clients = [Client(batch("private").signature, processes=0) for _ in range(2)]
+
+    def ask(number: int) -> None:
+        client = clients[number]
+        with RemoteServer(batches.url, timeout=batches.patience) as remote:
+            remote.register(client.evaluation_keys())
+            for count in (1, 300, batches.slots):
+                x, labels = small_corners(count, seed=number)
+                answer = client.decrypt(remote.evaluate(client.encrypt(x)))
+                assert answer.argmax(1).tolist() == labels
+
+    with ThreadPoolExecutor(2) as threads:
+        for asked in [threads.submit(ask, number) for number in range(2)]:
+            asked.result()
+
+
+def test_plain_batches_need_no_keys(plain_batches: RunningBatches) -> None:
+    it = plain_batches
+    assert httpx.get(it.url + "/v1/health").json()["max_batch"] == 2048
+    it.assert_right(it.client, it.slots)
+    it.assert_right(Client(batch("plain").signature, processes=0))
+    assert list(it.key_directory.glob("*/*.keys")) == []
+    with RemoteServer(it.url) as remote:  # nor is it wrong to send those that there are
+        assert remote.register(it.client.evaluation_keys()) == it.client.key_id
+    damaged = bytearray(it.client.encrypt(small_corners(1)[0]))
+    damaged[-20] ^= 1
+    refused(it.post("/v1/evaluate", bytes(damaged)), 400, "MessageError")
+    it.assert_serving()
+
+
+def test_a_batch_of_unknown_keys(batches: RunningBatches) -> None:
+    stranger = Client(batch("private").signature, processes=0)
+    query = stranger.encrypt(small_corners(2)[0])
+    refused(batches.post("/v1/evaluate", query), 404, "UnknownKey", stranger.key_id, "register")
+    assert batches.post("/v1/keys", stranger.evaluation_keys()).status_code == 200
+    assert batches.post("/v1/evaluate", query).status_code == 200
+
+
+def test_query_registers_evicted_keys_again(
+    batches: RunningBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others come between two batches of a user at the command line."""
+    x, labels = corners(7)
+    np.save(tmp_path / "x.npy", x)
+    strangers = [Client(batch("private").signature, processes=0) for _ in range(2)]
+    answered: list[bytes] = []
+
+    class Crowded(RemoteServer):
+        def evaluate(self, query: bytes) -> bytes:
+            if len(answered) == 1 and strangers:
+                while strangers:
+                    self.register(strangers.pop().evaluation_keys())
+            answered.append(super().evaluate(query))
+            return answered[-1]
+
+    monkeypatch.setattr(he_inference, "RemoteServer", Crowded)
+    before = len(batches.posts())
+    ran = run("query", batches.url, tmp_path / "x.npy", "--batch", "4", "--json")
+    assert ran.json["labels"] == labels
+    mine, others = ("/v1/keys", 200), [("/v1/keys", 200)] * 2
+    served, lost = ("/v1/evaluate", 200), ("/v1/evaluate", 404)
+    expected = [mine, served, *others, lost, mine, served]
+    wait_until(lambda: len(batches.posts()) >= before + len(expected))
+    assert batches.posts()[before:] == expected
+
+
+@pytest.mark.parametrize("place", [0.0, 0.001, 0.3, 0.9, 1.0])
+def test_a_damaged_batch_and_the_next_one(batches: RunningBatches, place: float) -> None:
+    """The memory that both are read into is the same."""
+    message = bytearray(batches.client.encrypt(small_corners(9)[0]))
+    message[round(place * (len(message) - 1))] ^= 1
+    refused(batches.post("/v1/evaluate", bytes(message)), 400, "MessageError")
+    batches.assert_serving()
+    keys = bytearray(batches.client.evaluation_keys())
+    keys[round(place * (len(keys) - 1))] ^= 1
+    refused(batches.post("/v1/keys", bytes(keys)), 400, "MessageError")
+
+
+@pytest.mark.parametrize("kept", [0, 3, 60, 120, 100_000, -1])
+def test_a_shortened_batch(batches: RunningBatches, kept: int) -> None:
+    """Whole as far as HTTP can tell."""
+    short = batches.client.encrypt(small_corners(9)[0])[:kept]
+    refused(batches.post("/v1/evaluate", short), 400, "MessageError", "truncated")
+
+
+def test_an_upload_that_breaks_off_in_the_middle_of_a_batch(batches: RunningBatches) -> None:
+    query = batches.client.encrypt(small_corners(9)[0])
+    for _ in range(3):
+        with _headers_sent(batches, "/v1/evaluate", len(query)) as connection:
+            connection.send(query[: len(query) // 2])
+        batches.assert_serving()
+
+
+def test_batches_for_another_program(batches: RunningBatches) -> None:
+    other = Client(replace(batch("private").signature, identity=bytes(16)), processes=0)
+    for path, message in (
+        ("/v1/keys", other.evaluation_keys()),
+        ("/v1/evaluate", other.encrypt(small_corners(1)[0])),
+    ):
+        refused(batches.post(path, message), 409, "WrongProgram", "fetch the signature again")
+    packed = Client(compiled().signature).encrypt(inputs(1))
+    refused(batches.post("/v1/evaluate", packed), 400, "MessageError", "BATCH_QUERY")
+
+
+@pytest.mark.parametrize("path", ["/v1/keys", "/v1/evaluate"])
+def test_batches_that_are_too_long(batches: RunningBatches, path: str) -> None:
+    expected = lengths(batch("private").signature)
+    limit = expected.keys if path == "/v1/keys" else expected.query(1)
+    with _headers_sent(batches, path, limit + 1) as connection:
+        assert connection.getresponse().status == 413
+    parts = iter([bytes(limit), b"x"])  # an iterator has no content-length
+    refused(batches.post(path, parts), 413, "Rejected", str(limit))
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_batch(batches: RunningBatches) -> None:
+    """Another one takes up the batch, with keys that it has never met."""
+    batches.assert_serving()
+    (worker,) = workers_of(batches.process)
+    os.kill(worker, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(batches.assert_right, batches.client, batches.slots)
+        wait_until(lambda: httpx.get(batches.url + "/v1/health").json()["running"] == 1)
+        os.kill(worker, signal.SIGKILL)
+        answer.result()
+    (other,) = workers_of(batches.process)
+    assert other != worker
+    batches.assert_serving()
+
+
+def test_workers_where_nothing_is_said() -> None:
+    """One for batches, each of which keeps every processor busy."""
+    for program, usual in ((compiled().program, processors()), (batch("plain").program, 1)):
+        assert Settings().for_program(program).workers == usual
+        assert Settings(workers=3).for_program(program).workers == 3
+
+
+def test_memory_must_hold_one_batch() -> None:
+    longest = lengths(batch("private").signature).keys
+    for program, needed in (
+        (batch("private").program, longest),
+        (batch("plain").program, lengths(batch("plain").signature).query(1)),
+    ):
+        service.create_app(program, replace(BATCH_LIMITS, upload_bytes=needed))
+        with pytest.raises(ServiceError, match=f"upload_bytes={needed - 1}"):
+            service.create_app(program, replace(BATCH_LIMITS, upload_bytes=needed - 1))

@@ -160,6 +160,16 @@ def test_answers_without_a_cut_are_exact() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(ANSWER.polynomials, found, strict=True))
 
 
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_cutting_has_no_mean_error(cut: int) -> None:
+    """Halves go up as often as down: a mean would add up in the slots whose root is near 1."""
+    values = np.arange(1 << 10, dtype=np.uint64)
+    found = wire.shift_down(values, cut, 12) << np.uint64(cut)
+    errors = found.astype(np.int64) - values.astype(np.int64)
+    assert errors.sum() == 0 and np.abs(errors).max() == 1 << cut - 1
+    assert wire.shift_down(np.uint64([(1 << 10) - 1]), cut, 10 - cut) == (1 << 10 - cut) - 1
+
+
 def test_programs_without_keys_have_a_message_too() -> None:
     keyless = replace(SIGNATURE, keys=KeyPlan(0, ()))
     message = wire.write_keys(keyless, [])

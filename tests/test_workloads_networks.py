@@ -1,15 +1,28 @@
-"""`workloads.networks`: shapes, sizes, and that the encrypted ones are polynomial throughout."""
+"""`workloads.networks` and `models`: shapes, sizes, polynomials throughout, what is shipped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from he_inference import load_network
 from he_inference.nn import Polynomial, Square
-from workloads.networks import ARCHITECTURES, cryptonets, mnist_cnn, relu_teacher, tutorial_cnn
+from he_inference.nodes import Activation
+from workloads.datasets import mnist_sample
+from workloads.models import CRYPTONETS, MNIST_CNN, MNIST_DEEP
+from workloads.networks import (
+    ARCHITECTURES,
+    cryptonets,
+    mnist_cnn,
+    mnist_deep,
+    relu_teacher,
+    tutorial_cnn,
+)
 
 POLYNOMIAL = (nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm1d, nn.Linear, nn.Flatten, nn.ZeroPad2d)
 
@@ -19,7 +32,7 @@ def test_images_to_logits(make: Callable[[], nn.Sequential]) -> None:
     assert make()(torch.rand(3, 1, 28, 28)).shape == (3, 10)
 
 
-@pytest.mark.parametrize("make", [mnist_cnn, tutorial_cnn, cryptonets])
+@pytest.mark.parametrize("make", [mnist_cnn, mnist_deep, tutorial_cnn, cryptonets])
 def test_served_networks_are_polynomial(make: Callable[[], nn.Sequential]) -> None:
     assert all(isinstance(module, (*POLYNOMIAL, Polynomial, Square)) for module in make())
 
@@ -31,16 +44,38 @@ def test_mnist_cnn_has_64_positions(kernel: int) -> None:
     assert network[:6](torch.rand(2, 1, 28, 28)).shape == (2, 32)
 
 
-def test_a_batchnorm_precedes_every_quadratic() -> None:
-    modules = list(mnist_cnn())
+def test_mnist_deep_has_64_positions_then_16() -> None:
+    network = mnist_deep(maps=(3, 5), hidden=32)
+    assert network[:3](torch.rand(2, 1, 28, 28)).shape == (2, 3, 8, 8)
+    assert network[:6](torch.rand(2, 1, 28, 28)).shape == (2, 5, 4, 4)
+    assert network[:10](torch.rand(2, 1, 28, 28)).shape == (2, 32)
+
+
+@pytest.mark.parametrize(
+    ("make", "norms"),
+    [
+        (mnist_cnn, [nn.BatchNorm2d, nn.BatchNorm1d]),
+        (mnist_deep, [nn.BatchNorm2d, nn.BatchNorm2d, nn.BatchNorm1d]),
+    ],
+)
+def test_a_batchnorm_precedes_every_quadratic(
+    make: Callable[[], nn.Sequential], norms: list[type[nn.Module]]
+) -> None:
+    modules = list(make())
     before = [modules[i - 1] for i, m in enumerate(modules) if isinstance(m, Polynomial)]
-    assert [type(module) for module in before] == [nn.BatchNorm2d, nn.BatchNorm1d]
+    assert [type(module) for module in before] == norms
 
 
 @pytest.mark.parametrize("arguments", [{"maps": 0}, {"hidden": 0}, {"kernel": 5}])
 def test_mnist_cnn_refuses(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="Expected maps="):
         mnist_cnn(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"maps": (0, 8)}, {"maps": (8, 0)}, {"hidden": 0}])
+def test_mnist_deep_refuses(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="Expected maps="):
+        mnist_deep(**arguments)
 
 
 def test_cryptonets_has_845_features() -> None:
@@ -53,3 +88,12 @@ def test_tutorial_has_256_features() -> None:
 
 def test_the_teacher_is_not_polynomial() -> None:
     assert any(isinstance(module, nn.ReLU) for module in relu_teacher())
+
+
+@pytest.mark.parametrize(
+    ("path", "right", "squares"), [(MNIST_CNN, 300, 2), (MNIST_DEEP, 299, 3), (CRYPTONETS, 300, 2)]
+)
+def test_shipped_networks_know_the_sample(path: Path, right: int, squares: int) -> None:
+    network, sample = load_network(path), mnist_sample()
+    assert (network.evaluate(sample.images).argmax(1) == sample.labels).sum() == right
+    assert sum(isinstance(node, Activation) for node in network.nodes) == squares

@@ -18,6 +18,7 @@ grows with each of them, the work with the modulus.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import floor, log2
 
 import numpy as np
 import scipy.sparse as sp
@@ -162,17 +163,27 @@ def noise_deviation(ring_degree: int) -> float:
 
 
 def quantise(
-    stage: AffineStage, scales: Sequence[float], degrees: Sequence[int], bits: int
+    stage: AffineStage,
+    scales: Sequence[float],
+    degrees: Sequence[int],
+    bits: int,
+    lift: int = 0,
 ) -> IntegerStage:
     """Round a stage's weights to signed integers of so many bits, and find its scale.
 
     scales, degrees: S_m and the degree in the secret of the query and of all earlier stages.
+    lift: bits that the scale is larger for, and all multipliers with it.
+
+    Weights are multiplied by powers of two, so that scales, which are public, say no more of them
+    than exponents.
     """
     matrices = {source: matrix for source, matrix in stage.terms.items() if matrix.nnz}
-    largest = {source: float(np.abs(matrix.data).max()) for source, matrix in matrices.items()}
     top = float((1 << (bits - 1)) - 1)
-    reach = {(m, k): top / largest[m, k] * scales[m] ** k for m, k in matrices}
-    scale = max(reach.values())
+    reach = {
+        (m, k): 2.0 ** floor(log2(top / float(np.abs(matrix.data).max()))) * scales[m] ** k
+        for (m, k), matrix in matrices.items()
+    }
+    scale = 2.0**lift * max(reach.values())
     terms = {}
     for (m, k), matrix in matrices.items():
         multiplier = max(1, round(scale / reach[m, k]))

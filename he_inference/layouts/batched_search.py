@@ -6,7 +6,8 @@ the modulus is cut into primes: few wide ones mean fewer residues, but shorter e
 
 Private answers are flooded with noise half as large as the error that is allowed, and quantisation
 and encryption may use the rest. The flooding must be 2^40 times what it hides (`flooding`), which
-puts a bound under the scale of the answers, and so under the modulus.
+puts a bound under the scale of the answers, and so under the modulus: where weights and inputs do
+not reach it, the last layer's multipliers lift the scale, which is exact.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from he_inference.affine import AffineStage, affine_stages
 from he_inference.errors import CompileError, ParameterError
 from he_inference.flooding import (
     STATISTICAL_BITS,
+    coefficients_hidden,
     flooding_bits,
     rounding_deviation,
     slot_deviation,
@@ -190,9 +192,7 @@ class _Search:
         while True:
             judged = [(other, self._judge(other)) for other in choice.shorter(step)]
             fitting = [
-                (other, found)
-                for other, found in judged
-                if found.error <= self._wishes.computed and self._floodable(other, found)
+                (other, found) for other, found in judged if found.error <= self._wishes.computed
             ]
             if not fitting:
                 return choice, judgement
@@ -213,14 +213,18 @@ class _Search:
         bits = log2(stages[-1].scale * self._largest) + HEADROOM_BITS + 1
         return _Judgement(max(error, 2.0**-60), bits)
 
-    def _floodable(self, choice: _Choice, judgement: _Judgement) -> bool:
-        """Whether a modulus of these bits, cut into the fewest primes, has room for flooding."""
+    def _lift(self, last: IntegerStage) -> int:
+        """Bits that the answers' scale lacks for flooding, with primes of the largest size."""
         if not self._wishes.private:
-            return True
-        stages = self._quantised(choice)
-        options = _prime_options(self._ring_degree, judgement.modulus_bits)
-        parameters = next(options, None)
-        return parameters is None or self._flooding(parameters, stages) > 0
+            return 0
+        degree, bits = self._ring_degree, MAX_PRIME_BITS
+        for _ in range(3):  # a larger modulus has more primes, and hides less
+            primes = (1 << MAX_PRIME_BITS,) * ceil(bits / MAX_PRIME_BITS)
+            hidden = coefficients_hidden(degree, primes, last.components, last.size)
+            flooded = STATISTICAL_BITS + log2(hidden) + log2(slot_deviation(degree, 1))
+            needed = flooded - log2(FLOODED_SHARE * self._wishes.error * self._largest)
+            bits = ceil(needed + log2(self._largest)) + HEADROOM_BITS + 1
+        return max(0, ceil(needed - log2(last.scale)))
 
     def _flooding(self, parameters: Parameters, stages: Sequence[IntegerStage]) -> int:
         """Bits of flooding within its share of the error; 0 where they hide too little.
@@ -249,6 +253,10 @@ class _Search:
             result.append(quantise(stage, scales, degrees, bits))
             scales.append(result[-1].scale)
             degrees.append(result[-1].secret_degree)
+        lift = self._lift(result[-1])
+        if lift:
+            last, bits = self._stages[-1], choice.weight_bits[-1]
+            result[-1] = quantise(last, scales[:-1], degrees[:-1], bits, lift)
         return tuple(result)
 
     def _realise(self, choice: _Choice, judgement: _Judgement) -> BatchedPlan | str:
@@ -300,9 +308,12 @@ class _Search:
 
 
 def _gain(before: _Judgement, after: _Judgement) -> float:
-    """Modulus bits saved for the squared error that is added."""
+    """Modulus bits saved for the squared error that is added.
+
+    Where none are, as flooding needs them, smaller weights are worth a little all the same.
+    """
     added = max(after.error**2 - before.error**2, 2.0**-120)
-    return (before.modulus_bits - after.modulus_bits) / added
+    return (before.modulus_bits - after.modulus_bits + 0.01) / added
 
 
 def _prime_options(ring_degree: int, modulus_bits: float) -> Iterator[Parameters]:

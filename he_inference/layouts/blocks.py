@@ -62,7 +62,7 @@ def blocks(matrix: sp.csr_array) -> tuple[Block, ...]:
 
     Every row with an entry is in exactly one block.
     """
-    matrix = sp.csr_array(matrix)
+    matrix = sp.csr_array(matrix, copy=True)  # sorted below, and the caller's is not
     matrix.sum_duplicates()
     counts = np.diff(matrix.indptr)
     rows, columns = np.flatnonzero(counts), np.unique(matrix.indices)

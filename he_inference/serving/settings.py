@@ -20,6 +20,8 @@ class Settings:
     workers: int | None = None
     """Processes that evaluate, one query message each at a time: one a processor, unless given, or
     one in all for the batched layout, whose messages keep every processor busy."""
+    device: str = "cpu"
+    """Where batches are evaluated: "cpu", or one of torch's, "cuda"."""
     queue: int = 32
     """Requests that may wait for a worker; one more is answered 503."""
     max_batch: int = 256

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Event
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 from he_inference import errors
 from he_inference.errors import HEError, MessageError, ServiceError, UnknownKey
@@ -40,13 +40,17 @@ class WorkerDied(ServiceError):
 
 
 def _work(
-    connection: Connection, program: AnyProgram, directory: Path, key_sets: int, threads: int
+    connection: Connection, program: AnyProgram, directory: Path, options: dict[str, Any]
 ) -> None:
     """The life of a worker process; it ends when the other end of the connection is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides, even where a group is told
     with suppress(EOFError, OSError):
-        server = Server(program, max_clients=key_sets, threads=threads)
+        try:
+            server = Server(program, **options)
+        except HEError as error:
+            connection.send_bytes(str(error).encode()[:MAX_MESSAGE_BYTES])
+            return
         connection.send_bytes(_DONE)
         while True:
             verb, payload = connection.recv_bytes(), connection.recv_bytes()
@@ -104,11 +108,16 @@ class Worker:
         self._stopping = stopping
         self._max_bytes = start.answer_bytes
         self._connection, theirs = context.Pipe()
-        threads = max(1, processors() // (start.settings.workers or 1))
-        key_sets = start.settings.cached_key_sets
-        arguments = (theirs, start.program, start.directory, key_sets, threads)
+        options = {
+            "max_clients": start.settings.cached_key_sets,
+            "threads": max(1, processors() // (start.settings.workers or 1)),
+            "device": start.settings.device,
+        }
         self.process = context.Process(
-            target=_work, args=arguments, daemon=True, name="he-inference-worker"
+            target=_work,
+            args=(theirs, start.program, start.directory, options),
+            daemon=True,
+            name="he-inference-worker",
         )
         try:
             self.process.start()
@@ -117,7 +126,9 @@ class Worker:
         finally:
             theirs.close()
         try:
-            self._receive(monotonic() + start.settings.start_seconds)
+            answer = self._receive(monotonic() + start.settings.start_seconds)
+            if answer != _DONE:
+                raise ServiceError(answer.decode(errors="replace"))
         except ServiceError:
             self.kill()
             raise

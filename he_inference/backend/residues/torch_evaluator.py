@@ -23,6 +23,7 @@ from he_inference.backend.residues.schedule import (
     check_queries,
     schedule,
 )
+from he_inference.errors import ServiceError
 from he_inference.layouts.batched import BatchedPlan
 from he_inference.wire import Residues
 
@@ -39,7 +40,7 @@ class TorchResidueEvaluator:
         self, plan: BatchedPlan, device: str = "cuda", *, coefficients: int = COEFFICIENTS_AT_ONCE
     ) -> None:
         self._schedule = schedule(plan)
-        self._device = torch.device(device)
+        self._device = _device(device)
         self._coefficients = coefficients
         self._blocks = {
             number: self._on_device(step)
@@ -72,6 +73,17 @@ class TorchResidueEvaluator:
         weights = torch.from_numpy(step.block.weights.astype(np.float64))
         gather, rows = (torch.from_numpy(i.ravel()) for i in (step.block.gather, step.block.rows))
         return weights.to(self._device), gather.to(self._device), rows.to(self._device)
+
+
+def _device(name: str) -> torch.device:
+    """Raises `ServiceError` for one that torch does not have."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise ServiceError(f"device {name!r} cannot be used: {line:.200}") from None
+    return device
 
 
 class _Chunk:
