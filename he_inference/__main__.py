@@ -72,9 +72,9 @@ def _check_range(option: str, value: int, low: int, high: int) -> None:
 )
 def train(
     output: Output,
-    architecture: Annotated[str, typer.Option(help="mnist-cnn, tutorial-cnn or cryptonets.")] = (
-        "mnist-cnn"
-    ),
+    architecture: Annotated[
+        str, typer.Option(help="mnist-cnn, mnist-deep, tutorial-cnn or cryptonets.")
+    ] = ("mnist-cnn"),
     epochs: Annotated[int | None, typer.Option(help="Default: what the recipe says.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal networks.")] = 0,
     data: Annotated[Path | None, typer.Option(help="Folder with the MNIST files.")] = None,

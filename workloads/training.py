@@ -54,6 +54,7 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
         "mnist-cnn": Plan(epochs=40, teacher_epochs=14),
         "tutorial-cnn": Plan(epochs=30),
         "cryptonets": Plan(epochs=30),
+        "mnist-deep": Plan(epochs=60, teacher_epochs=14, recipe=Recipe(learning_rate=8e-3)),
         TEACHER: Plan(epochs=14, recipe=Recipe(learning_rate=3e-3)),
     }
 )

@@ -2,4 +2,8 @@
 
 from pathlib import Path
 
-MNIST_CNN = Path(__file__).parent / "mnist_cnn.safetensors"
+_FOLDER = Path(__file__).parent
+
+MNIST_CNN = _FOLDER / "mnist_cnn.safetensors"
+MNIST_DEEP = _FOLDER / "mnist_deep.safetensors"
+CRYPTONETS = _FOLDER / "cryptonets.safetensors"
