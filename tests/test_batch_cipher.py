@@ -12,8 +12,9 @@ import pytest
 from he_inference import Client, batch_wire
 from he_inference.backend.seal import KeyHolder
 from he_inference.batch_cipher import BatchCipher
+from he_inference.batch_format import BatchFormat
 from he_inference.batch_signature import BatchSignature
-from he_inference.batch_wire import Batch, BatchFormat
+from he_inference.batch_wire import Batch
 from he_inference.encryption_worker import EncryptionFailed, EncryptionWorker
 from he_inference.errors import AnswerOverflow, InputError, MessageError
 from he_inference.nodes import Array

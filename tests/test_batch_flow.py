@@ -18,7 +18,7 @@ from torch import nn
 import he_inference
 from he_inference import Client, Server, wire
 from he_inference.batch_compiler import CompiledBatch
-from he_inference.batch_wire import BatchFormat
+from he_inference.batch_format import BatchFormat
 from he_inference.cost import SEED_BYTES
 from he_inference.errors import (
     AnswerOverflow,

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 
 import he_inference
+from he_inference.batch_format import BatchFormat
 from he_inference.batch_signature import (
     MAX_COMPONENTS,
     MAX_MESSAGE_BYTES,
     MIN_STATISTICAL_BITS,
     BatchSignature,
 )
-from he_inference.batch_wire import BatchFormat
 from he_inference.errors import HEError, ModelFileError, ParameterError
 from he_inference.lengths import lengths
 from he_inference.parameters import ParametersLiteral
