@@ -15,7 +15,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from he_inference.backend.residues.schedule import schedule
-from he_inference.batch_signature import BatchSignature
+from he_inference.batch_signature import MAX_COMPONENTS, BatchSignature
 from he_inference.errors import HEError, ModelFileError
 from he_inference.flooding import STATISTICAL_BITS, statistical_bits
 from he_inference.layouts.batched import BatchedPlan, IntegerStage, Term
@@ -137,6 +137,10 @@ def check(program: BatchProgram) -> None:
         raise ModelFileError("a program without layers, or with an empty one")
     if not all(isfinite(stage.scale) and stage.scale >= 1 for stage in plan.stages):
         raise ModelFileError("scales that are not numbers of at least 1")
+    if any(not 1 <= stage.secret_degree < MAX_COMPONENTS for stage in plan.stages):
+        raise ModelFileError(f"secret degrees, expected 1 to {MAX_COMPONENTS - 1}")
+    if not isfinite(plan.largest_answer):
+        raise ModelFileError("a largest answer that is not a number")
     if any(term.multiplier < 1 for stage in plan.stages for term in stage.terms.values()):
         raise ModelFileError("multipliers that are not at least 1")
     schedule(plan)
@@ -151,7 +155,20 @@ def check(program: BatchProgram) -> None:
             f"flooding of {plan.flooding_bits} bits, where the signature promises "
             f"{signature.response} answers"
         )
+    scale = plan.output_scale
     if signature.response == "private":
+        for prime in plan.parameters.data_primes[1:]:
+            scale /= prime
+    if scale != signature.output_scale:
+        raise ModelFileError(
+            f"answers of scale {scale:.9g}, where the signature promises "
+            f"{signature.output_scale:.9g}"
+        )
+    if signature.response == "private":
+        if plan.flooding_bits > plan.parameters.total_bits:
+            raise ModelFileError(
+                f"flooding of {plan.flooding_bits} bits is larger than the modulus"
+            )
         hidden = statistical_bits(plan.parameters, *found[::-1], plan.flooding_bits)
         if hidden < max(STATISTICAL_BITS, signature.statistical_bits - 1e-6):
             raise ModelFileError(

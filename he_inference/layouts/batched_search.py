@@ -13,7 +13,7 @@ not reach it, the last layer's multipliers lift the scale, which is exact.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import ceil, inf, log2, sqrt
+from math import ceil, floor, inf, log2, sqrt
 
 import numpy as np
 
@@ -179,7 +179,9 @@ class _Search:
         generous = _Choice(MAX_INPUT_BITS, (MAX_WEIGHT_BITS,) * len(self._stages))
         judgement = self._judge(generous)
         if judgement.error > self._wishes.computed:
-            return f"the best precision is {-log2(judgement.error):.1f} bits: ask for at most that"
+            whole = judgement.error * self._wishes.error / self._wishes.computed
+            best = floor(-10 * log2(whole)) / 10
+            return f"the best precision is {best:.1f} bits: ask for at most that"
         choice = generous
         for step in STEPS:
             choice, judgement = self._shortened(choice, judgement, step)
@@ -261,22 +263,11 @@ class _Search:
 
     def _realise(self, choice: _Choice, judgement: _Judgement) -> BatchedPlan | str:
         stages = self._quantised(choice)
-        options = list(_prime_options(self._ring_degree, judgement.modulus_bits))
-        if not options:
-            needed = f"answers need {ceil(judgement.modulus_bits)} bits"
-            found = f"{needed}, over the {_room(self._ring_degree)} that there are"
-            if self._ring_degree != RING_DEGREES[-1]:
-                return found
-            return f"{found}: {self._remedy(choice, judgement)}"
-        flooding = {parameters: self._flooding(parameters, stages) for parameters in options}
-        if self._wishes.private:
-            options = [parameters for parameters in options if flooding[parameters]]
-            if not options:
-                return f"no primes leave {STATISTICAL_BITS} bits for flooding: lower the precision"
-        best = min(options, key=lambda parameters: work(parameters, stages))
-        if work(best, stages) == inf:
-            return f"weights of {max(choice.weight_bits)} bits cannot be added exactly"
-        bits = flooding[best] if self._wishes.private else 0
+        best = self._parameters(choice, judgement)
+        if isinstance(best, str):
+            last = self._ring_degree == RING_DEGREES[-1]
+            return f"{best}: {self._remedy(choice, judgement)}" if last else best
+        bits = self._flooding(best, stages) if self._wishes.private else 0
         return BatchedPlan(
             best,
             self._network.input_shape,
@@ -288,6 +279,22 @@ class _Search:
             -log2(self._whole_error(judgement.error, stages[-1].scale, bits)),
             bits,
         )
+
+    def _parameters(self, choice: _Choice, judgement: _Judgement) -> Parameters | str:
+        """The primes that are the least work, or why there are none."""
+        stages = self._quantised(choice)
+        options = list(_prime_options(self._ring_degree, judgement.modulus_bits))
+        if not options:
+            needed = f"answers need {ceil(judgement.modulus_bits)} bits"
+            return f"{needed}, over the {_room(self._ring_degree)} that there are"
+        if self._wishes.private:
+            options = [found for found in options if self._flooding(found, stages)]
+            if not options:
+                return f"no primes leave {STATISTICAL_BITS} bits for flooding"
+        best = min(options, key=lambda parameters: work(parameters, stages))
+        if work(best, stages) == inf:
+            return f"weights of {max(choice.weight_bits)} bits cannot be added exactly"
+        return best
 
     def _whole_error(self, computed: float, scale: float, flooding: int) -> float:
         """With what answers lose on their way, relative to the largest of them."""
@@ -302,7 +309,9 @@ class _Search:
         while self._wishes.error < 0.5:
             self._wishes = replace(self._wishes, error=2 * self._wishes.error)
             choice, judgement = self._shortened(choice, judgement, 1)
-            if any(_prime_options(self._ring_degree, judgement.modulus_bits)):
+            # What flooding needs depends on the precision, and with it the scale.
+            judgement = self._judge(choice)
+            if not isinstance(self._parameters(choice, judgement), str):
                 return f"precision={-log2(self._wishes.error):g} would fit"
         return "leave out an activation"
 
