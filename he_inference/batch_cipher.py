@@ -71,13 +71,13 @@ class BatchCipher:
         ticket = self._tickets.draw(len(batch))
         return batch_wire.write_query(self._form, key_id, ticket, len(batch), ciphertexts)
 
-    def _encrypted(self, features: Array) -> Iterator[Seeded]:
-        """(features, batch) → ciphertexts in order; a few are made ahead."""
+    def _encrypted(self, features: Array) -> Iterator[Seeded | bytes]:
+        """(features, batch) → ciphertexts in order, packed by whom made them; a few made ahead."""
         if not self._processes:
             yield from (self._keys.encrypt(row, self._signature.input_scale) for row in features)
             return
         self._start()
-        working: deque[Future[Seeded]] = deque()
+        working: deque[Future[bytes]] = deque()
         try:
             with ThreadPoolExecutor(self._processes) as pool:
                 for row in features:
@@ -90,7 +90,7 @@ class BatchCipher:
             self.close()
             raise
 
-    def _encrypt_elsewhere(self, row: Array) -> Seeded:
+    def _encrypt_elsewhere(self, row: Array) -> bytes:
         worker = self._idle.get()
         try:
             return worker.encrypt(row)
@@ -138,8 +138,8 @@ def _close(workers: list[EncryptionWorker]) -> None:
 
 
 def _counted(
-    ciphertexts: Iterator[Seeded], total: int, progress: Progress | None
-) -> Iterator[Seeded]:
+    ciphertexts: Iterator[Seeded | bytes], total: int, progress: Progress | None
+) -> Iterator[Seeded | bytes]:
     for done, ciphertext in enumerate(ciphertexts, 1):
         yield ciphertext
         if progress is not None:

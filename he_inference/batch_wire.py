@@ -43,6 +43,7 @@ from he_inference.backend.residues import packing
 from he_inference.batch_format import SHAPE, BatchFormat
 from he_inference.cost import SEED_BYTES
 from he_inference.errors import MessageError
+from he_inference.parameters import Parameters
 from he_inference.processors import processors
 from he_inference.wire import Kind, Residues, Seeded
 
@@ -78,9 +79,13 @@ class Batch:
 
 
 def write_query(
-    form: BatchFormat, key_id: bytes, ticket: bytes, queries: int, ciphertexts: Iterable[Seeded]
+    form: BatchFormat,
+    key_id: bytes,
+    ticket: bytes,
+    queries: int,
+    ciphertexts: Iterable[Seeded | bytes],
 ) -> Iterator[bytes]:
-    """The parts of a message, one for each ciphertext as it comes.
+    """The parts of a message, one for each ciphertext as it comes, or as `pack_seeded` packed it.
 
     Raises `MessageError` where what is given does not have the form that is promised.
     """
@@ -102,7 +107,7 @@ def write_answer(form: BatchFormat, answer: Batch) -> Iterator[bytes]:
 
 
 def _write_polynomials(form: BatchFormat, polynomials: Residues) -> bytes:
-    return b"".join(_write_polynomial(form, polynomial) for polynomial in polynomials)
+    return b"".join(_write_polynomial(form.parameters, polynomial) for polynomial in polynomials)
 
 
 def _write_cut(form: BatchFormat, polynomials: Residues) -> bytes:
@@ -150,18 +155,28 @@ def _with_checksum(head: bytes, bodies: Iterable[bytes], ciphertexts: int) -> It
     yield checksum.digest()
 
 
-def _write_seeded(form: BatchFormat, ciphertexts: Iterable[Seeded]) -> Iterator[bytes]:
+def _write_seeded(form: BatchFormat, ciphertexts: Iterable[Seeded | bytes]) -> Iterator[bytes]:
     for ciphertext in ciphertexts:
-        if len(ciphertext.seed) != SEED_BYTES:
-            raise MessageError(f"a seed of {len(ciphertext.seed)} bytes: expected {SEED_BYTES}")
-        yield ciphertext.seed + _write_polynomial(form, ciphertext.residues)
+        packed = ciphertext
+        if isinstance(packed, Seeded):
+            packed = pack_seeded(form.parameters, packed)
+        if len(packed) != form.seeded_bytes:
+            raise MessageError(f"a ciphertext of {len(packed)} bytes: expected {form.seeded_bytes}")
+        yield packed
 
 
-def _write_polynomial(form: BatchFormat, residues: Residues) -> bytes:
-    expected = (len(form.primes), form.degree)
+def pack_seeded(parameters: Parameters, ciphertext: Seeded) -> bytes:
+    """Seed and residues as they stand in a message. Raises `MessageError` for another form."""
+    if len(ciphertext.seed) != SEED_BYTES:
+        raise MessageError(f"a seed of {len(ciphertext.seed)} bytes: expected {SEED_BYTES}")
+    return ciphertext.seed + _write_polynomial(parameters, ciphertext.residues)
+
+
+def _write_polynomial(parameters: Parameters, residues: Residues) -> bytes:
+    expected = (len(parameters.data_primes), parameters.ring_degree)
     if residues.shape != expected:
         raise MessageError(f"a polynomial of shape {residues.shape}: expected {expected}")
-    rows = zip(residues, form.primes, strict=True)
+    rows = zip(residues, parameters.data_primes, strict=True)
     return b"".join(packing.pack(row, prime.bit_length()).tobytes() for row, prime in rows)
 
 

@@ -6,7 +6,7 @@ process ends when that pipe is closed, so it does not outlive whoever started it
 
 A frame is a length (u64, little-endian) and as many bytes. Parameters (JSON), secret key and scale
 (float64) come first, then the slots of one plaintext after the other (float64); each is answered
-by `_DONE`, seed and residues, or by the text of an error.
+by `_DONE` and a seeded ciphertext as it stands in a message, or by the text of an error.
 """
 
 import json
@@ -21,16 +21,15 @@ from typing import IO
 import numpy as np
 
 from he_inference.backend.seal import KeyHolder
-from he_inference.cost import SEED_BYTES
+from he_inference.batch_wire import pack_seeded
 from he_inference.errors import EncryptionFailed
 from he_inference.nodes import Array
 from he_inference.parameters import Parameters
-from he_inference.wire import Residues, Seeded
+from he_inference.wire import Residues
 
 _LENGTH = struct.Struct("<Q")
 _SCALE = struct.Struct("<d")
 _DONE, _FAILED = b"made....", b"refused."
-"""As long as a word, so that the residues behind `_DONE` are aligned."""
 _CLOSE_SECONDS = 5.0
 
 
@@ -39,7 +38,6 @@ class EncryptionWorker:
 
     def __init__(self, parameters: Parameters, secret: Residues, scale: float) -> None:
         """Starts the process and does not wait until it is ready. Raises `EncryptionFailed`."""
-        self._shape = len(parameters.data_primes), parameters.ring_degree
         self._process, self._requests, self._answers = _start()
         try:
             self._send(json.dumps(parameters.to_json()).encode())
@@ -49,8 +47,8 @@ class EncryptionWorker:
             self.close()
             raise
 
-    def encrypt(self, slots: Array) -> Seeded:
-        """(slots,) → a fresh seeded ciphertext. Raises `EncryptionFailed`."""
+    def encrypt(self, slots: Array) -> bytes:
+        """(slots,) → a fresh ciphertext, as `batch_wire.pack_seeded`. Raises `EncryptionFailed`."""
         self._send(slots.astype("<f8").tobytes())
         try:
             answer = _receive(self._answers)
@@ -59,9 +57,7 @@ class EncryptionWorker:
         if not answer.startswith(_DONE):
             reason = answer[len(_FAILED) :].decode(errors="replace")
             raise EncryptionFailed(f"SEAL cannot encrypt this: {reason}")
-        start = len(_DONE) + SEED_BYTES
-        residues = np.frombuffer(answer, "<u8", offset=start)
-        return Seeded(residues.reshape(self._shape), answer[len(_DONE) : start])
+        return answer[len(_DONE) :]
 
     def close(self) -> None:
         """End the process. May be repeated."""
@@ -133,15 +129,17 @@ def work(requests: IO[bytes], answers: IO[bytes]) -> None:
         keys = KeyHolder(parameters, secret.reshape(len(parameters.primes), -1))
         (scale,) = _SCALE.unpack(_receive(requests))
         while True:
-            _send(answers, *_answer(keys, _receive(requests), scale))
+            _send(answers, *_answer(parameters, keys, _receive(requests), scale))
 
 
-def _answer(keys: KeyHolder, slots: bytes, scale: float) -> tuple[bytes, ...]:
+def _answer(
+    parameters: Parameters, keys: KeyHolder, slots: bytes, scale: float
+) -> tuple[bytes, bytes]:
     try:
         ciphertext = keys.encrypt(np.frombuffer(slots, "<f8"), scale)
     except Exception as error:  # whatever SEAL throws costs this plaintext, not the process
         return _FAILED, str(error).encode()
-    return _DONE, ciphertext.seed, ciphertext.residues.tobytes()
+    return _DONE, pack_seeded(parameters, ciphertext)
 
 
 if __name__ == "__main__":

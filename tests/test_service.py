@@ -836,7 +836,7 @@ def test_batches_for_another_program(batches: RunningBatches) -> None:
     ):
         refused(batches.post(path, message), 409, "WrongProgram", "fetch the signature again")
     packed = Client(compiled().signature).encrypt(inputs(1))
-    refused(batches.post("/v1/evaluate", packed), 400, "MessageError", "BATCH_QUERY")
+    refused(batches.post("/v1/evaluate", packed), 409, "WrongProgram", "fetch the signature again")
 
 
 @pytest.mark.parametrize("path", ["/v1/keys", "/v1/evaluate"])

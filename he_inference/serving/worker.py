@@ -6,6 +6,8 @@ network: the two exchange nothing but frames of bytes, of which this side bounds
 """
 
 import signal
+import struct
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -27,6 +29,9 @@ Verb = Literal["register", "evaluate", "refuse"]
 """`refuse` is for a query whose keys are not held: it is checked, then answered `UnknownKey`."""
 
 _DONE = b"done"
+_LENGTH = struct.Struct("<Q")
+PIECE_BYTES = 1 << 20
+"""Of a message that goes through the pipe at a time."""
 MAX_MESSAGE_BYTES = 4096
 TICK_SECONDS = 0.2
 
@@ -53,9 +58,30 @@ def _work(
             return
         connection.send_bytes(_DONE)
         while True:
-            verb, payload = connection.recv_bytes(), connection.recv_bytes()
-            for frame in _answer(server, directory, verb.decode(), payload):
-                connection.send_bytes(frame)
+            verb, payload = connection.recv_bytes(), _receive_pieces(connection.recv_bytes)
+            status, answer = _answer(server, directory, verb.decode(), payload)
+            connection.send_bytes(status)
+            _send_pieces(connection, answer)
+
+
+def _send_pieces(connection: Connection, data: bytes) -> None:
+    """In pieces: whoever receives a frame asks for a buffer of all of it before every read."""
+    connection.send_bytes(_LENGTH.pack(len(data)))
+    view = memoryview(data)
+    for start in range(0, len(data), PIECE_BYTES):
+        connection.send_bytes(view[start : start + PIECE_BYTES])
+
+
+def _receive_pieces(receive: Callable[[], bytes], limit: int | None = None) -> bytes:
+    """The reverse. Raises `OSError` for more than `limit` bytes, before they are received."""
+    (length,) = _LENGTH.unpack(receive())
+    if limit is not None and length > limit:
+        raise OSError(f"{length} bytes, at most {limit}")
+    pieces = []
+    while length > 0:
+        pieces.append(receive())
+        length -= len(pieces[-1])
+    return b"".join(pieces)
 
 
 def _answer(server: Server, directory: Path, verb: str, payload: bytes) -> tuple[bytes, bytes]:
@@ -137,11 +163,14 @@ class Worker:
         """Raises what the worker raised, `WorkerDied` or `TimeLimit`; after those two, kill it."""
         try:
             self._connection.send_bytes(verb.encode())
-            self._connection.send_bytes(payload)
+            _send_pieces(self._connection, payload)
         except OSError:
             raise WorkerDied("the worker process died: send the request again") from None
         status = self._receive(deadline)
-        answer = self._receive(deadline)
+        try:
+            answer = _receive_pieces(lambda: self._receive(deadline), self._max_bytes)
+        except (OSError, struct.error):
+            raise WorkerDied("the worker process sent something else than an answer") from None
         if status != _DONE:
             raise _error(status, answer)
         return answer
@@ -153,7 +182,7 @@ class Worker:
                     raise WorkerDied("the service is stopping: send the request again later")
                 if monotonic() > deadline:
                     raise too_late()
-            return self._connection.recv_bytes(self._max_bytes)
+            return self._connection.recv_bytes(PIECE_BYTES)
         except (EOFError, OSError):
             raise WorkerDied("the worker process died: send the request again") from None
 
