@@ -374,7 +374,7 @@ def query(
     ) as server:
         agreed = _agreed_signature(server, signature)
         stream = ImageStream(images, agreed.input_shape)
-        if stream.skipped:
+        if stream.skipped and not as_json:
             terminal.note(f"skipped, as they are no pictures: {_listed(stream.skipped)}")
         if secret is None:
             client = he_inference.Client(agreed)
@@ -386,6 +386,7 @@ def query(
                 client.check(queries)  # all of them, before the server hears of any
             asked = _ask(server, client, stream.batches(size), len(stream), as_json)
     more = {
+        "skipped": list(stream.skipped),
         "key_bytes": asked.key_bytes,
         "upload_bytes": asked.sent,
         "download_bytes": asked.received,

@@ -1261,7 +1261,9 @@ def test_pictures_are_asked_for_by_name(nearby: Nearby, private: Files, tmp_path
     skipped, _, last = ran.err.partition("\n")
     assert skipped == "skipped, as they are no pictures: more/, notes.txt"
     assert re.fullmatch(LAST_LINE.format(10), last), last
-    assert run(*arguments, "--json").json["labels"] == labels + corners(7)[1]
+    answered = run(*arguments, "--json").json
+    assert answered["labels"] == labels + corners(7)[1]
+    assert answered["skipped"] == ["more/", "notes.txt"]
     for number in range(5):
         (tmp_path / f"notes{number}.txt").touch()
     first = run(*arguments).err.splitlines()[0]

@@ -73,10 +73,10 @@ def _send_pieces(connection: Connection, data: bytes) -> None:
 
 
 def _receive_pieces(receive: Callable[[], bytes], limit: int | None = None) -> bytes:
-    """The reverse. Raises `OSError` for more than `limit` bytes, before they are received."""
+    """The reverse. Raises `WorkerDied` for more than `limit` bytes, before they are received."""
     (length,) = _LENGTH.unpack(receive())
     if limit is not None and length > limit:
-        raise OSError(f"{length} bytes, at most {limit}")
+        raise WorkerDied(f"the worker process answered {length} bytes: expected at most {limit}")
     pieces = []
     while length > 0:
         pieces.append(receive())
@@ -167,10 +167,7 @@ class Worker:
         except OSError:
             raise WorkerDied("the worker process died: send the request again") from None
         status = self._receive(deadline)
-        try:
-            answer = _receive_pieces(lambda: self._receive(deadline), self._max_bytes)
-        except (OSError, struct.error):
-            raise WorkerDied("the worker process sent something else than an answer") from None
+        answer = _receive_pieces(lambda: self._receive(deadline), self._max_bytes)
         if status != _DONE:
             raise _error(status, answer)
         return answer
