@@ -191,6 +191,12 @@ def poisson_noise_multiplier(
 
     Raises `BudgetError` if `also_mu` alone spends it.
     """
+    impossible = BudgetError(
+        f"epsilon {budget.epsilon:g} cannot be kept by {steps} steps: take fewer, or spend less on "
+        "other releases"
+    )
+    if gaussian_epsilon(also_mu, budget.delta) >= budget.epsilon:
+        raise impossible
     low, high = 1e-2, 1.0
 
     def cost(multiplier: float) -> float:
@@ -203,10 +209,7 @@ def poisson_noise_multiplier(
     while cost(high) > budget.epsilon:
         low, high = high, 2 * high
         if high > 1e5:
-            raise BudgetError(
-                f"epsilon {budget.epsilon:g} cannot be kept by {steps} steps: take fewer, or spend "
-                "less on other releases"
-            )
+            raise impossible
     while high / low > 1 + 1e-4:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if cost(middle) <= budget.epsilon else (middle, high)

@@ -11,11 +11,13 @@ import math
 from private_models.solvers.gradient import FeatureCovariance
 from private_models.solvers.least_squares import LeastSquares
 
-RIDGE_AT_UNIT_SIGNAL = 12.5
+DIRECTIONS_AT_UNIT = 2.2
+"""Times √(μ·n): how many public directions are worth their noise."""
+LARGEST_RIDGE, RIDGE_AT_UNIT_SIGNAL = 4.0, 40.0
 RATE_AT_UNIT_SIGNAL = 0.7
 LARGEST_RATE = 3.0
 """Plain descent on a softmax loss, whose curvature is at most half, is stable below 4."""
-STEPS = 16
+STEPS = 12
 
 
 def signal(mu: float, rows: float, features: int) -> float:
@@ -23,13 +25,18 @@ def signal(mu: float, rows: float, features: int) -> float:
     return mu * max(rows, 1.0) / features
 
 
-def whitening_ridge(strength: float) -> float:
-    """Ridge of public whitening, relative to the mean variance.
+def whitening_directions(mu: float, rows: float) -> int:
+    """How many principal directions of the public features are kept.
 
-    With little signal small directions hold nothing but noise, and a large ridge mutes them; with
-    much they are worth having.
+    Each that is kept adds noise; those of small variance tell classes apart only when there is
+    little of it.
     """
-    return min(1e4, max(1e-2, RIDGE_AT_UNIT_SIGNAL / strength))
+    return max(2, round(DIRECTIONS_AT_UNIT * math.sqrt(mu * max(rows, 1.0))))
+
+
+def whitening_ridge(strength: float) -> float:
+    """Ridge of public whitening, relative to the mean variance: mutes what is mostly noise."""
+    return min(LARGEST_RIDGE, max(1e-2, RIDGE_AT_UNIT_SIGNAL / strength))
 
 
 def descent(strength: float, whitened: bool) -> FeatureCovariance:

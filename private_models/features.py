@@ -277,44 +277,62 @@ def clipping(width: int, norm: float, bias: float) -> Transform:
     return Transform(np.zeros(width), None, norm, bias, norm, norm**2 + bias**2, 1.0, origin)
 
 
-def whitening(
-    public: npt.ArrayLike, norm: float, directions: int | None, ridge: float
-) -> Transform:
-    """Mean and covariance of public features; costs no budget.
+@dataclass(frozen=True)
+class PublicMoments:
+    """Mean and principal directions of public features, (m, d), largest variance first.
 
-    Rows are centred, turned to the principal directions, divided by √(variance + ridge·mean
-    variance), and scaled so that the median public row has norm `norm`; longer ones are clipped.
-    The bias column is as large as a typical entry in the largest direction.
-
-    public: (rows, d), features of *public* data by the same backbone.
-    directions: how many of the largest are kept, or None for all.
-    ridge: relative to the mean variance, over 0.
+    Attributes:
+        mean: (d,). variances: (d,). axes: (d, d), a direction a column. turned: (m, d), the
+        centred rows in these directions. longest: the largest norm of a row.
     """
+
+    mean: Array
+    variances: Array
+    axes: Array
+    turned: Array
+    longest: float
+
+
+def public_moments(public: npt.ArrayLike) -> PublicMoments:
+    """Of at least two rows that are not all equal. Raises `InputError`."""
     checked = check_values(check_matrix(public, "public features"), name="public features")
     if len(checked) < 2:
         raise InputError("public features: 1 row, expected at least 2 to have a covariance")
     mean = checked.mean(axis=0)
     centred = checked - mean
     variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
-    kept = len(mean) if directions is None else min(directions, len(mean))
-    variances, axes = variances[::-1][:kept].clip(0), axes[:, ::-1][:, :kept]
-    level = float(np.square(centred).mean())
-    if not level > 0:
+    if not variances[-1] > 0:
         raise InputError("public features: all rows are equal, and have no directions")
-    matrix = axes / np.sqrt(variances + ridge * level)
-    turned = centred @ matrix
+    axes = axes[:, ::-1]
+    longest = float(np.sqrt(np.einsum("ij,ij->i", checked, checked)).max())
+    return PublicMoments(mean, variances[::-1].clip(0), axes, centred @ axes, longest)
+
+
+def whitening(moments: PublicMoments, norm: float, directions: int, ridge: float) -> Transform:
+    """Public mean and covariance; costs no budget.
+
+    Rows are centred, turned to the principal directions, of which the largest are kept, divided by
+    √(variance + ridge·mean variance), and scaled so that the median public row has norm `norm`;
+    longer ones are clipped. The bias column is as large as a typical entry in the largest
+    direction.
+
+    directions: how many are kept, at most all. ridge: relative to the mean variance, over 0.
+    """
+    kept = min(directions, len(moments.mean))
+    variances = moments.variances[:kept]
+    scales = 1 / np.sqrt(variances + ridge * float(moments.variances.mean()))
+    turned = moments.turned[:, :kept] * scales
     lengths = np.sqrt(np.einsum("ij,ij->i", turned, turned))
-    unit = norm / float(np.median(lengths))
-    scale = float(np.minimum(1.0, norm / np.maximum(lengths * unit, 1e-300)).mean())
-    curvature = float((variances / (variances + ridge * level)).max()) * unit**2
+    unit = norm / max(float(np.median(lengths)), 1e-150)
+    curvature = float((variances * scales**2).max()) * unit**2
     return Transform(
-        mean,
-        matrix * unit,
+        moments.mean,
+        moments.axes[:, :kept] * (scales * unit),
         norm,
         math.sqrt(curvature),
-        2 * float(np.sqrt(np.einsum("ij,ij->i", checked, checked)).max()),
+        2 * moments.longest,
         curvature,
-        scale,
-        f"whitened by {len(checked)} public rows, {kept} directions, ridge {ridge:g}, "
+        float(np.minimum(1.0, norm / np.maximum(lengths * unit, 1e-150)).mean()),
+        f"whitened by {len(turned)} public rows, {kept} directions, ridge {ridge:.4g}, "
         f"clipped to norm {norm:g}",
     )

@@ -25,7 +25,14 @@ from private_models.accounting import (
 )
 from private_models.arithmetic import choose_arithmetic
 from private_models.errors import BudgetError, InputError, OptionError
-from private_models.features import Rows, Transform, clipping, whitening
+from private_models.features import (
+    PublicMoments,
+    Rows,
+    Transform,
+    clipping,
+    public_moments,
+    whitening,
+)
 from private_models.head import PrivateHead
 from private_models.noise import RandomBits
 from private_models.releases import (
@@ -118,7 +125,9 @@ def train(
     true_count = _checked_count(rows)
     # Under `replace` neighbours have equally many rows: their number is public.
     known = true_count if options.budget.relation == "replace" else options.rows
-    outline = _Outline(options, rows.width, known)
+    public = options.public_features
+    moments = None if public is None else public_moments(public)
+    outline = _Outline(options, rows.width, known, moments)
     outline.rehearse()
     count, counted = outline.public_count(bits, true_count)
     if delta_is_large(options.budget.delta, int(count)):
@@ -164,6 +173,7 @@ class _Outline:
     options: Options
     features: int
     known_rows: int | None
+    moments: PublicMoments | None
 
     def rehearse(self) -> None:
         """Make plans for the smallest and the largest count: what must be refused is, now."""
@@ -204,7 +214,7 @@ class _Outline:
     def part(self, count: float, counted: tuple[Release, ...]) -> _Part:
         """Shape, preparation, solver and releases for a public count."""
         whole = self._mu(coordinates=1 << 20)
-        transform = self._transform(choices.signal(whole, count, self.features))
+        transform = self._transform(whole, count)
         check_rounding(transform.width, transform.rounding)
         options = self.options
         shape = Shape(
@@ -227,18 +237,17 @@ class _Outline:
         left = self._mu(drawn) ** 2 - spent**2
         return solver.plan(shape, math.sqrt(left))
 
-    def _transform(self, strength: float) -> Transform:
-        options = self.options
-        if options.public_features is None:
-            return clipping(self.features, options.feature_norm, options.bias * options.feature_norm)
-        ridge = choices.whitening_ridge(strength)
-        transform = whitening(options.public_features, options.feature_norm, None, ridge)
-        if len(transform.mean) != self.features:
+    def _transform(self, mu: float, count: float) -> Transform:
+        norm = self.options.feature_norm
+        if self.moments is None:
+            return clipping(self.features, norm, self.options.bias * norm)
+        if len(self.moments.mean) != self.features:
             raise InputError(
-                f"public features have {len(transform.mean)} columns, the private ones "
+                f"public features have {len(self.moments.mean)} columns, the private ones "
                 f"{self.features}: both must come from one backbone"
             )
-        return transform
+        ridge = choices.whitening_ridge(choices.signal(mu, count, self.features))
+        return whitening(self.moments, norm, choices.whitening_directions(mu, count), ridge)
 
     def _solver(self, strength: float) -> Settings:
         options = self.options
