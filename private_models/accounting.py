@@ -21,7 +21,6 @@ from functools import cache
 from typing import Literal, get_args
 
 import dp_accounting
-import numpy as np
 from dp_accounting.pld import PLDAccountant
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
@@ -197,7 +196,6 @@ def poisson_noise_multiplier(
     )
     if gaussian_epsilon(also_mu, budget.delta) >= budget.epsilon:
         raise impossible
-    low, high = 1e-2, 1.0
 
     def cost(multiplier: float) -> float:
         found = PoissonSteps(multiplier, probability, steps)
@@ -206,6 +204,9 @@ def poisson_noise_multiplier(
         except BudgetError:
             return math.inf
 
+    low, high = 0.5, 1.0
+    while low > 1e-2 and cost(low) <= budget.epsilon:  # from above: little noise is slow to price
+        low, high = low / 2, low
     while cost(high) > budget.epsilon:
         low, high = high, 2 * high
         if high > 1e5:
@@ -236,4 +237,4 @@ def _accountant(relation: Relation) -> PLDAccountant:
 
 def delta_is_large(delta: float, rows: int) -> bool:
     """Whether δ ≥ 1/n: a mechanism that publishes a whole random row would qualify."""
-    return bool(delta >= 1 / max(np.int64(1), rows))
+    return delta >= 1 / max(1, rows)

@@ -84,7 +84,7 @@ class CpuArithmetic:
 def _clip_factors(rows: Array, residual: Array, clip_norm: float) -> Array:
     squares = np.einsum("ij,ij->i", rows, rows) * np.einsum("ij,ij->i", residual, residual)
     with np.errstate(divide="ignore"):
-        return np.minimum(1.0, clip_norm / np.sqrt(squares))
+        return np.asarray(np.minimum(1.0, clip_norm / np.sqrt(squares)))
 
 
 def _sigmoid(logits: Array) -> Array:
@@ -144,7 +144,7 @@ class TorchArithmetic:
 
 
 def _array(tensor: torch.Tensor) -> Array:
-    return tensor.cpu().numpy()  # type: ignore[no-any-return]
+    return tensor.cpu().numpy()
 
 
 def choose_arithmetic(device: str) -> Arithmetic:

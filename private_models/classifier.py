@@ -1,5 +1,6 @@
 """`PrivateClassifier`: a private linear head in the shape of a scikit-learn estimator."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
@@ -107,9 +109,11 @@ class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         for settings that cannot; nothing is published then. Warns with `LargeDelta`.
         """
         if y is None:
-            raise InputError("requires y to be passed, but the target y is None: give a label a row")
-        validate_data(self, X, skip_check_array=True)
+            raise InputError(
+                "requires y to be passed, but the target y is None: give a label a row"
+            )
         matrix = check_matrix(X, "X")
+        validate_data(self, X, skip_check_array=True)
         labels = _labels(y)
         chosen = self._classes(classes, labels)
         rows = ArrayRows(matrix, class_indices(labels, chosen))
@@ -190,6 +194,7 @@ class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _head(self, X: npt.ArrayLike) -> PrivateHead:
         head = self._fitted()
+        check_matrix(X, "X")
         validate_data(self, X, skip_check_array=True, reset=False)
         return head
 
@@ -197,6 +202,10 @@ class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def _labels(y: npt.ArrayLike) -> npt.NDArray[Any]:
     """One label a row, of a type that can be sorted; a column is taken with a warning."""
     labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        column = "A column-vector y was passed when a 1d array was expected: give (rows,)"
+        warnings.warn(column, DataConversionWarning, stacklevel=3)
+        labels = labels[:, 0]
     if labels.dtype.kind == "O":
         labels = np.array(labels.tolist())
     if labels.dtype.kind == "f":

@@ -32,7 +32,7 @@ class BudgetError(PrivacyError):
     """An epsilon and delta that cannot be kept, or that are spent already."""
 
 
-class NotFitted(PrivacyError, NotFittedError):
+class NotFitted(PrivacyError, NotFittedError):  # type: ignore[misc]
     """A head was asked before it was trained."""
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import issparse
 
 from private_models.errors import InputError, OptionError
 from private_models.noise import Array
@@ -32,7 +33,9 @@ _OVERFLOW = 1e150
 class Rows(Protocol):
     """Private rows that can be gone through more than once."""
 
-    width: int
+    @property
+    def width(self) -> int:
+        """Columns of the features."""
 
     def chunks(self) -> Iterator[Chunk]:
         """Features (m, width) float64 and class indices (m,), m ≤ CHUNK_ROWS."""
@@ -43,6 +46,8 @@ def check_matrix(features: npt.ArrayLike, name: str = "features") -> npt.NDArray
 
     Raises `InputError`.
     """
+    if issparse(features):
+        raise InputError(f"{name}: sparse input is not supported: give a dense array (toarray())")
     try:
         array = np.asanyarray(features)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -108,8 +113,6 @@ def check_classes(classes: Sequence[Any] | npt.ArrayLike) -> npt.NDArray[Any]:
 def class_indices(labels: npt.ArrayLike, classes: npt.NDArray[Any]) -> Labels:
     """Where each label stands in the sorted classes. Raises `InputError` for strangers."""
     array = np.asarray(labels)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
     if array.ndim != 1:
         raise InputError(f"labels: expected shape (rows,), found {array.shape}")
     try:
@@ -158,8 +161,12 @@ class StreamRows:
     """
 
     def __init__(self, source: Source, classes: npt.NDArray[Any], width: int) -> None:
-        self._source, self._classes, self.width = source, classes, width
+        self._source, self._classes, self._width = source, classes, width
         self._count: int | None = None
+
+    @property
+    def width(self) -> int:
+        return self._width
 
     def chunks(self) -> Iterator[Chunk]:
         """Chunks of exactly CHUNK_ROWS rows, but for the last. Raises `InputError`."""
@@ -268,7 +275,7 @@ def clip_rows(rows: Array, norm: float) -> Array:
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     with np.errstate(divide="ignore", over="ignore"):
         factors = np.minimum(1.0, norm / lengths)
-    return rows * factors[:, None]
+    return np.asarray(rows * factors[:, None])
 
 
 def clipping(width: int, norm: float, bias: float) -> Transform:

@@ -171,7 +171,9 @@ def _integer_part(bits: RandomBits, words: Words) -> Integers:
     return part
 
 
-def _accept(bits: RandomBits, words: Words, part: Integers, offset: Integers) -> npt.NDArray[np.bool_]:
+def _accept(
+    bits: RandomBits, words: Words, part: Integers, offset: Integers
+) -> npt.NDArray[np.bool_]:
     """True with probability exp(−t(2j + t)/2), where t = offset / WIDTH, for uniform words."""
     t = offset / WIDTH
     probability = np.exp(-t * (2 * part + t) / 2)

@@ -5,8 +5,8 @@ A `Mechanism` is given all of them in advance, whose total is priced, and then a
 that order and once each. Whatever is not in the plan cannot be published; so the price is known
 before any row is read, and a fit that is refused has spent nothing.
 
-**Rounding.** Sensitivities are those of exact sums; float64 sums are not exact, and which rows share
-a chunk depends on every row before them. Let u = 2⁻⁵³, N = `MAX_ROWS`, m = `CHUNK_ROWS`, C the norm
+**Rounding.** Sensitivities are those of exact sums; float64 sums are not exact, and which rows
+share a chunk depends on every row before them. Let u = 2⁻⁵³, N = `MAX_ROWS`, m = `CHUNK_ROWS`, C the norm
 of one row's part. A sum over chunks of m differs from the exact one by at most (m + N/m)·u·N·C,
 and a row's own part, computed beside other rows, by at most `_part_error`·C. Two neighbouring data
 sets therefore have computed sums at most
@@ -27,7 +27,14 @@ import numpy as np
 
 from private_models.accounting import composed_mu
 from private_models.errors import BudgetError, OptionError
-from private_models.noise import LARGEST_INTEGER, TOTAL_VARIATION, WIDTH, Array, RandomBits, add_noise
+from private_models.noise import (
+    LARGEST_INTEGER,
+    TOTAL_VARIATION,
+    WIDTH,
+    Array,
+    RandomBits,
+    add_noise,
+)
 
 MAX_ROWS = 1 << 21
 """Rows that one fit takes: 2,097,152."""

@@ -62,7 +62,9 @@ class Statement:
         return json.dumps(self.to_dict())
 
     def __str__(self) -> str:
-        head = f"({self.epsilon:g}, {self.delta:g})-differential privacy, {self.relation} neighbours"
+        head = (
+            f"({self.epsilon:g}, {self.delta:g})-differential privacy, {self.relation} neighbours"
+        )
         if not self.is_private:
             head = "NO PRIVACY: noise was drawn from a seed that the caller chose"
         lines = [head, f"spent        epsilon {self.epsilon_spent:.6g}, by {self.accounting}"]

@@ -132,8 +132,8 @@ def train(
     count, counted = outline.public_count(bits, true_count)
     if delta_is_large(options.budget.delta, int(count)):
         warnings.warn(
-            f"delta {options.budget.delta:g} is at least 1/{count:.0f}, one over the rows: it would "
-            "allow a whole row to be published; use a smaller one",
+            f"delta {options.budget.delta:g} is at least 1/{count:.0f}, one over the rows: it "
+            "would allow a whole row to be published; use a smaller one",
             LargeDelta,
             stacklevel=3,
         )
@@ -177,7 +177,7 @@ class _Outline:
 
     def rehearse(self) -> None:
         """Make plans for the smallest and the largest count: what must be refused is, now."""
-        if isinstance(self._solver(1.0), PoissonGradient) and self.known_rows is None:
+        if isinstance(self._solver(1.0, 1.0), PoissonGradient) and self.known_rows is None:
             raise OptionError(
                 "rows: Poisson batches need it, for their probability is batch_rows / rows; give "
                 "the number of rows where it is public, or use solver='fc'"
@@ -197,7 +197,7 @@ class _Outline:
     def _count_release(self) -> tuple[Release, ...]:
         if self.known_rows is not None:
             return ()
-        mu = self._mu(coordinates=1 << 31)
+        mu = gaussian_mu(self.options.budget.epsilon, self.options.budget.delta)
         return (Release(COUNT, 1.0, 1 / (mu * math.sqrt(COUNT_SHARE)), 1),)
 
     def _mu(self, coordinates: int) -> float:
@@ -213,7 +213,7 @@ class _Outline:
 
     def part(self, count: float, counted: tuple[Release, ...]) -> _Part:
         """Shape, preparation, solver and releases for a public count."""
-        whole = self._mu(coordinates=1 << 20)
+        whole = gaussian_mu(self.options.budget.epsilon, self.options.budget.delta)  # to choose by
         transform = self._transform(whole, count)
         check_rounding(transform.width, transform.rounding)
         options = self.options
@@ -221,7 +221,7 @@ class _Outline:
             transform.width, len(options.classes), count, transform.bound, transform.curvature,
             options.budget.relation,
         )  # fmt: skip
-        solver = self._solver(choices.signal(whole, count, self.features))
+        solver = self._solver(choices.signal(whole, count, self.features), transform.bound)
         return _Part(shape, transform, solver, self._plan(solver, shape, counted))
 
     def _plan(
@@ -249,12 +249,12 @@ class _Outline:
         ridge = choices.whitening_ridge(choices.signal(mu, count, self.features))
         return whitening(self.moments, norm, choices.whitening_directions(mu, count), ridge)
 
-    def _solver(self, strength: float) -> Settings:
+    def _solver(self, strength: float, bound: float) -> Settings:
         options = self.options
         if options.settings is not None:
             return options.settings
         if options.solver == "fc":
-            return choices.descent(strength, options.public_features is not None)
+            return choices.descent(strength, options.public_features is not None, bound)
         if options.solver == "least_squares":
             return choices.least_squares(strength, True)
         return Newton() if options.solver == "newton" else PoissonGradient()

@@ -71,7 +71,10 @@ def test_composition_is_that_of_the_squares(multipliers: list[float]) -> None:
 @pytest.mark.parametrize("delta", [1e-5, 1e-8])
 def test_the_closed_form_and_pld_agree(multipliers: list[float], delta: float) -> None:
     """PLD is pessimistic by its discretisation, 10⁻⁴ of value; 10⁻⁸ below is its FFT's rounding."""
-    ours, theirs = gaussian_epsilon(composed_mu(multipliers), delta), pld_epsilon(multipliers, delta)
+    ours, theirs = (
+        gaussian_epsilon(composed_mu(multipliers), delta),
+        pld_epsilon(multipliers, delta),
+    )
     assert ours * (1 - 1e-7) <= theirs <= ours * (1 + 1e-3) + 1e-3
     assert not ours * 1.01 <= theirs
 

@@ -97,9 +97,9 @@ def test_the_table_is_that_of_its_definition() -> None:
         total = mpmath.nsum(lambda j: mpmath.exp(-(j**2) / 2), [0, mpmath.inf])
         running = mpmath.mpf(0)
         for j, threshold in enumerate(noise._THRESHOLDS):
-            running += mpmath.exp(-mpmath.mpf(j) ** 2 / 2)
+            running += mpmath.exp(-(mpmath.mpf(j) ** 2) / 2)
             assert abs(mpmath.mpf(threshold) / (1 << 128) - running / total) < mpmath.mpf(2) ** -127
-    assert noise._THRESHOLDS == sorted(noise._THRESHOLDS)
+    assert sorted(noise._THRESHOLDS) == noise._THRESHOLDS
     assert noise._THRESHOLDS[-1] < 1 << 128
 
 
@@ -189,7 +189,7 @@ def test_streams_are_keyed_by_the_operating_system() -> None:
 
 
 def test_words_are_those_of_aes_256_in_counter_mode() -> None:
-    """NIST SP 800-38A has no all-zero vector; this is AES-256 of a zero block (FIPS 197, GFSbox)."""
+    """NIST SP 800-38A has no all-zero vector; this is AES-256 of zeros (FIPS 197)."""
     with patch.object(os, "urandom", return_value=bytes(32)):
         first = RandomBits().words(2)
     assert first.astype("<u8").tobytes().hex() == "dc95c078a2408989ad48a21492842087"

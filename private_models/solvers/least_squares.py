@@ -86,9 +86,9 @@ class LeastSquares:
         reg = (self.ridge * float(np.trace(gram)) / width + edge) * np.eye(width)
         if grams is None:
             # Labels less 1/K, so that no class is favoured by the features' mean.
-            return np.linalg.solve(gram + reg, sums - sums.mean(axis=1, keepdims=True))
+            return np.asarray(np.linalg.solve(gram + reg, sums - sums.mean(axis=1, keepdims=True)))
         systems = grams + self.gram_weight * gram + reg
-        return np.linalg.solve(systems, sums.T[:, :, None])[:, :, 0].T
+        return np.asarray(np.linalg.solve(systems, sums.T[:, :, None])[:, :, 0].T)
 
     def _class_grams(self, task: Task) -> Array:
         width, classes = task.shape.width, task.shape.classes
@@ -113,4 +113,4 @@ class LeastSquares:
 def positive(symmetric: Array) -> Array:
     """The nearest positive semidefinite matrix in Frobenius norm (Higham 1988)."""
     values, axes = np.linalg.eigh(symmetric)
-    return (axes * values.clip(0)) @ axes.T
+    return np.asarray((axes * values.clip(0)) @ axes.T)

@@ -59,7 +59,9 @@ class Newton:
                 f"{shape.width**2 * shape.classes * 8 / 1e9:.1f} GB: use solver='fc'"
             )
         root = math.sqrt(shape.classes)
-        first, second = shares(mu / math.sqrt(self.steps), [1 - self.hessian_share, self.hessian_share])
+        first, second = shares(
+            mu / math.sqrt(self.steps), [1 - self.hessian_share, self.hessian_share]
+        )
         triangle = shape.classes * shape.width * (shape.width + 1) // 2
         step = (
             Release(GRADIENTS, shape.sensitivity(root * shape.bound), first, shape.parameters),

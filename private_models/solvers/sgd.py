@@ -74,9 +74,7 @@ class PoissonGradient:
         multiplier = poisson_noise_multiplier(budget, probability, steps, also_mu)
         # PLD's multiplier is per example; a replaced row is two, which it knows already.
         clip = largest_gradient(shape.bound, self.clip_norm)
-        return (
-            Release(BATCH_GRADIENT, clip, multiplier, shape.parameters, steps, probability),
-        )
+        return (Release(BATCH_GRADIENT, clip, multiplier, shape.parameters, steps, probability),)
 
     def plan(self, shape: Shape, mu: float) -> tuple[Release, ...]:
         """Not for this solver: Poisson batches have no μ. Raises `OptionError`."""
