@@ -129,30 +129,31 @@ def _statistics(there: Array, absent: Array) -> list[tuple[Array, Array]]:
 def _separation(statistic: tuple[Array, Array], confidence: float) -> float:
     """A lower bound on μ that holds with `confidence` for both statistics together.
 
-    Thresholds come from the first quarter. On the others, true and false positive rates are
-    bounded by Clopper and Pearson, and μ ≥ Φ⁻¹(TPR) − Φ⁻¹(FPR) (Dong, Roth & Su 2022, definition 2.6).
+    The threshold comes from the first quarter: the one that would prove most if the others came out
+    like it. On the others, true and false positive rates are bounded by Clopper and Pearson, and
+    μ ≥ Φ⁻¹(TPR) − Φ⁻¹(FPR) (Dong, Roth & Su 2022, definition 2.6).
     """
     there, absent = statistic
     first = len(there) // _LEARNING_SHARE
+    count, risk = len(there) - first, (1 - confidence) / 4  # two statistics, two rates each
     pooled = np.concatenate([there[:first], absent[:first]])
-    quantiles = np.quantile(pooled, np.linspace(0.02, 0.98, 49))
-    risk = (1 - confidence) / 4  # two statistics, two rates each
-    rates = [_point_rates(there[:first], absent[:first], t) for t in quantiles]
-    threshold = quantiles[int(np.argmax(rates))]
-    count = len(there) - first
-    hits, alarms = int((there[first:] > threshold).sum()), int((absent[first:] > threshold).sum())
-    low = beta.ppf(risk, hits, count - hits + 1) if hits else 0.0
-    high = beta.isf(risk, alarms + 1, count - alarms) if alarms < count else 1.0
-    return max(0.0, float(norm.ppf(low) - norm.ppf(high))) if low > 0 and high < 1 else 0.0
+    thresholds = np.quantile(pooled, np.linspace(0.02, 0.98, 49))
+
+    def proved(rows: slice, threshold: float) -> float:
+        hits, alarms = (float((side[rows] > threshold).mean()) for side in statistic)
+        return _proved_mu(round(hits * count), round(alarms * count), count, risk)
+
+    best = max(thresholds, key=lambda threshold: proved(slice(0, first), float(threshold)))
+    return proved(slice(first, None), float(best))
 
 
-def _point_rates(there: Array, absent: Array, threshold: float) -> float:
-    """μ by smoothed rates: what a threshold promises."""
-    count = len(there)
-    hit = ((there > threshold).sum() + 0.5) / (count + 1)
-    alarm = ((absent > threshold).sum() + 0.5) / (count + 1)
-    hit, alarm = np.clip([hit, alarm], 1.5 / (count + 1), 1 - 1.5 / (count + 1))
-    return float(norm.ppf(hit) - norm.ppf(alarm))
+def _proved_mu(hits: int, alarms: int, count: int, risk: float) -> float:
+    """The μ below which counts like these are less likely than twice `risk`, or 0."""
+    if not hits or alarms >= count:
+        return 0.0
+    low = float(beta.ppf(risk, hits, count - hits + 1))
+    high = float(beta.isf(risk, alarms + 1, count - alarms))
+    return max(0.0, float(norm.ppf(low) - norm.ppf(high)))
 
 
 # ---------------------------------------------------------------------------- membership

@@ -66,7 +66,7 @@ def _array(path: Path) -> npt.NDArray[Any]:
 
 
 def _idx(content: bytes, path: Path) -> npt.NDArray[np.uint8]:
-    rank = content[3]
+    rank = content[3] if len(content) > 3 else 0
     shape = tuple(int(n) for n in np.frombuffer(content[4 : 4 + 4 * rank], ">u4"))
     if not rank or len(shape) != rank or math.prod(shape) != len(content) - 4 - 4 * rank:
         raise InputError(f"{path}: the IDX header does not fit the file's length: fetch it anew")

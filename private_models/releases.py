@@ -6,10 +6,10 @@ that order and once each. Whatever is not in the plan cannot be published; so th
 before any row is read, and a fit that is refused has spent nothing.
 
 **Rounding.** Sensitivities are those of exact sums; float64 sums are not exact, and which rows
-share a chunk depends on every row before them. Let u = 2⁻⁵³, N = `MAX_ROWS`, m = `CHUNK_ROWS`, C the norm
-of one row's part. A sum over chunks of m differs from the exact one by at most (m + N/m)·u·N·C,
-and a row's own part, computed beside other rows, by at most `_part_error`·C. Two neighbouring data
-sets therefore have computed sums at most
+share a chunk depends on every row before them. Let u = 2⁻⁵³, N = `MAX_ROWS`, m = `CHUNK_ROWS`,
+C the norm of one row's part. A sum over chunks of m differs from the exact one by at most
+(m + N/m)·u·N·C, and a row's own part, computed beside other rows, by at most `part_error`·C. Two
+neighbouring data sets therefore have computed sums at most
 
     Δ + 2·N·C·((m + N/m + 8)·u + part error)  ≤  Δ·(1 + ROUNDING_MARGIN)
 

@@ -76,7 +76,7 @@ def test_every_solver_learns_and_says_what_it_did(
 def test_more_budget_less_noise() -> None:
     scores = [
         np.mean([head(epsilon=e).fit(X, Y, CLASSES).score(TEST_X, TEST_Y) for _ in range(5)])
-        for e in (0.02, 0.2, 5.0)
+        for e in (0.01, 0.1, 5.0)
     ]
     assert scores == sorted(scores)
     assert scores[0] < 0.9 < scores[2]
