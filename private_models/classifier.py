@@ -144,6 +144,7 @@ class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         options = Options(
             Budget(self.epsilon, self.delta, self.relation), classes, self.solver, self.settings,
             self.feature_norm, self.public_features, self.rows, self.bias, self.device,
+            public=_declared(self.classes, len(classes)),
         )  # fmt: skip
         bits = None if self.unsafe_seed is None else RandomBits.unsafe_from_seed(self.unsafe_seed)
         self.head_: PrivateHead = train(rows, options, bits, progress)
@@ -197,6 +198,12 @@ class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_matrix(X, "X")
         validate_data(self, X, skip_check_array=True, reset=False)
         return head
+
+
+def _declared(classes: object, count: int) -> dict[str, str]:
+    if isinstance(classes, str) and classes == LABELS_ARE_PUBLIC:
+        return {"classes": f"{count} labels, taken from y and declared public by the user"}
+    return {}
 
 
 def _labels(y: npt.ArrayLike) -> npt.NDArray[Any]:

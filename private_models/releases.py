@@ -40,7 +40,7 @@ MAX_ROWS = 1 << 21
 """Rows that one fit takes: 2,097,152."""
 CHUNK_ROWS = 1024
 """Rows in one matrix product: small enough for a cache, large enough to be quick."""
-ROUNDING_MARGIN = 2.0**-10
+ROUNDING_MARGIN = 2.0**-8
 """Of every sensitivity; it costs about as much of epsilon."""
 LARGEST_LOGIT = 512.0
 """Bound on (norm of a row)·(Frobenius norm of the weights): weights beyond are scaled back."""
@@ -109,27 +109,31 @@ def sampler_delta(epsilon: float, coordinates: int) -> float:
     return (1 + math.exp(epsilon)) * coordinates * TOTAL_VARIATION
 
 
-def part_error(width: int) -> float:
-    """Relative error of one row's part of a gradient, at most; see the module's account.
+def part_error(width: int, ratio: float = 1.0) -> float:
+    """Error of one row's part of a gradient over the clip norm C, at most.
 
     Logits are products of `width` terms with a norm of at most `LARGEST_LOGIT`; a softmax halves
-    differences at least; the rest is a handful of roundings.
+    differences at least: e is off by ½·LARGEST_LOGIT·(width + 8)·u. Scaling e·z to the norm C,
+    where it is longer, at most doubles an error relative to C, which is R/C = `ratio` times that of e,
+    for rows of norm at most R.
     """
-    return UNIT_ROUNDOFF * (width + 8) * LARGEST_LOGIT / 2
+    return UNIT_ROUNDOFF * (width + 8) * LARGEST_LOGIT * max(1.0, ratio)
 
 
-def check_rounding(width: int, prepared: float = 0.0) -> None:
+def check_rounding(width: int, prepared: float = 0.0, ratio: float = 1.0) -> None:
     """Refuse with `OptionError` what could round by more than the margin.
 
     width: columns of the prepared features. prepared: error of a prepared row over its norm bound.
+    ratio: norm bound of a row over the clip norm of its gradient.
     """
     sums = (CHUNK_ROWS + MAX_ROWS / CHUNK_ROWS + 8) * UNIT_ROUNDOFF
-    bound = 2 * MAX_ROWS * (sums + part_error(width) + 4 * prepared) + _ROUNDING_TO_LATTICE
+    own = part_error(width, ratio) + 4 * max(1.0, ratio) * prepared
+    bound = 2 * MAX_ROWS * (sums + own) + _ROUNDING_TO_LATTICE
     if bound > ROUNDING_MARGIN:
         raise OptionError(
             f"{width} features, prepared to within {prepared:.1e}: rounding could reach "
-            f"{bound / ROUNDING_MARGIN:.1f} times its margin; use fewer features, or public "
-            "features that are better conditioned (a larger ridge)"
+            f"{bound / ROUNDING_MARGIN:.1f} times its margin; use fewer features, a larger clip "
+            "norm, or public features that are better conditioned"
         )
 
 

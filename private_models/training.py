@@ -23,7 +23,7 @@ from private_models.accounting import (
     gaussian_mu,
     poisson_epsilon,
 )
-from private_models.arithmetic import choose_arithmetic
+from private_models.arithmetic import choose_arithmetic, largest_gradient
 from private_models.errors import BudgetError, InputError, OptionError
 from private_models.features import (
     PublicMoments,
@@ -215,13 +215,14 @@ class _Outline:
         """Shape, preparation, solver and releases for a public count."""
         whole = gaussian_mu(self.options.budget.epsilon, self.options.budget.delta)  # to choose by
         transform = self._transform(whole, count)
-        check_rounding(transform.width, transform.rounding)
         options = self.options
         shape = Shape(
             transform.width, len(options.classes), count, transform.bound, transform.curvature,
             options.budget.relation,
         )  # fmt: skip
         solver = self._solver(choices.signal(whole, count, self.features), transform.bound)
+        clip = largest_gradient(transform.bound, getattr(solver, "clip_norm", None))
+        check_rounding(transform.width, transform.rounding, transform.bound / clip)
         return _Part(shape, transform, solver, self._plan(solver, shape, counted))
 
     def _plan(

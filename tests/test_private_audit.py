@@ -49,7 +49,8 @@ def fit_with(solver: str, epsilon: float = 1.0) -> Fit:
 def one_shot(rows: Array, labels: np.ndarray) -> PrivateHead:
     """A single gradient, clipped where the canary reaches it: an audit can be tight."""
     options = Options(
-        Budget(4.0, 1e-5), np.arange(3), "fc", FeatureCovariance(1, 1.0, clip_norm=0.8, covariance_share=0.0),
+        Budget(4.0, 1e-5), np.arange(3), "fc",
+        FeatureCovariance(1, 1.0, clip_norm=0.8, covariance_share=0.0),
         rows=30, bias=0.0,
     )  # fmt: skip
     return train(ArrayRows(rows, labels), options)

@@ -265,6 +265,8 @@ def test_rounding_bounds() -> None:
         check_rounding(40_000)
     with pytest.raises(OptionError, match="better conditioned"):
         check_rounding(100, prepared=1e-9)
+    with pytest.raises(OptionError, match="larger clip"):
+        check_rounding(2049, ratio=1e3)
 
 
 @given(seeds)
