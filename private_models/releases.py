@@ -113,9 +113,9 @@ def part_error(width: int, ratio: float = 1.0) -> float:
     """Error of one row's part of a gradient over the clip norm C, at most.
 
     Logits are products of `width` terms with a norm of at most `LARGEST_LOGIT`; a softmax halves
-    differences at least: e is off by ½·LARGEST_LOGIT·(width + 8)·u. Scaling e·z to the norm C,
-    where it is longer, at most doubles an error relative to C, which is R/C = `ratio` times that of e,
-    for rows of norm at most R.
+    differences at least: e is off by ½·LARGEST_LOGIT·(width + 8)·u. Scaling e·z to norm C, where it
+    is longer, at most doubles an error relative to C, which is R/C = `ratio` times that of e, for
+    rows of norm at most R.
     """
     return UNIT_ROUNDOFF * (width + 8) * LARGEST_LOGIT * max(1.0, ratio)
 
