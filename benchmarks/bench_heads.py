@@ -125,18 +125,20 @@ def accuracy(
     tasks: TaskNames = "synthetic,mnist,cifar",
     epsilons: Epsilons = "0.1,0.5,1,2,4,8",
     seeds: int = 5,
+    line: Annotated[bool, typer.Option(help="The non-private line above, too.")] = True,
+    unwhitened: Annotated[bool, typer.Option(help="Without public features, too.")] = True,
 ) -> None:
     """Ours: mean and spread over fits with noise of their own, non-private line above."""
     measure.pin_to_one_core()
     _environment()
     for task in _tasks(tasks):
-        emit(
-            {"kind": "head", "task": task.name, "rows": len(task.features), **without_privacy(task)}
-        )
+        common = {"kind": "head", "task": task.name, "rows": len(task.features)}
+        if line:
+            emit({**common, **without_privacy(task)})
         for epsilon in map(float, epsilons.split(",")):
-            for whitened in (True, False):
+            for whitened in (True, False) if unwhitened else (True,):
                 found = [ours(task, epsilon, whitened) for _ in range(seeds)]
-                emit({"kind": "head", "task": task.name, "epsilon": epsilon, **_summary(found)})
+                emit({**common, "epsilon": epsilon, **_summary(found)})
 
 
 def _summary(found: list[measure.Row]) -> measure.Row:

@@ -26,6 +26,8 @@ Source = Callable[[], Iterable[tuple[npt.ArrayLike, npt.ArrayLike]]]
 
 MAX_FEATURES = 4096
 MAX_CLASSES = 4096
+SAMPLE = 2048
+"""Public rows, at most, by which a typical length is judged."""
 _OVERFLOW = 1e150
 """Features beyond have squares that overflow; nobody has any."""
 
@@ -289,8 +291,9 @@ class PublicMoments:
     """Mean and principal directions of public features, (m, d), largest variance first.
 
     Attributes:
-        mean: (d,). variances: (d,). axes: (d, d), a direction a column. turned: (m, d), the
-        centred rows in these directions. longest: the largest norm of a row.
+        mean: (d,). variances: (d,). axes: (d, d), a direction a column. turned: (≤ SAMPLE, d),
+        evenly spaced rows, centred, in these directions. longest: the largest norm of a row.
+        rows: m.
     """
 
     mean: Array
@@ -298,6 +301,7 @@ class PublicMoments:
     axes: Array
     turned: Array
     longest: float
+    rows: int
 
 
 def public_moments(public: npt.ArrayLike) -> PublicMoments:
@@ -312,15 +316,16 @@ def public_moments(public: npt.ArrayLike) -> PublicMoments:
         raise InputError("public features: all rows are equal, and have no directions")
     axes = axes[:, ::-1]
     longest = float(np.sqrt(np.einsum("ij,ij->i", checked, checked)).max())
-    return PublicMoments(mean, variances[::-1].clip(0), axes, centred @ axes, longest)
+    turned = centred[:: -(-len(centred) // SAMPLE)] @ axes
+    return PublicMoments(mean, variances[::-1].clip(0), axes, turned, longest, len(checked))
 
 
 def whitening(moments: PublicMoments, norm: float, directions: int, ridge: float) -> Transform:
     """Public mean and covariance; costs no budget.
 
     Rows are centred, turned to the principal directions, of which the largest are kept, divided by
-    √(variance + ridge·mean variance), and scaled so that the median public row has norm `norm`;
-    longer ones are clipped. The bias column is as large as a typical entry in the largest
+    √(variance + ridge·mean variance), and scaled so that the median of sampled public rows has norm
+    `norm`; longer ones are clipped. The bias column is as large as a typical entry in the largest
     direction.
 
     directions: how many are kept, at most all. ridge: relative to the mean variance, over 0.
@@ -340,6 +345,6 @@ def whitening(moments: PublicMoments, norm: float, directions: int, ridge: float
         2 * moments.longest,
         curvature,
         float(np.minimum(1.0, norm / np.maximum(lengths * unit, 1e-150)).mean()),
-        f"whitened by {len(turned)} public rows, {kept} directions, ridge {ridge:.4g}, "
+        f"whitened by {moments.rows} public rows, {kept} directions, ridge {ridge:.4g}, "
         f"clipped to norm {norm:g}",
     )
