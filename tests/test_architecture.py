@@ -92,6 +92,30 @@ ORDER = (
     "user_files",
     "__main__",
 )
+PRIVATE_ORDER = (
+    "errors",
+    "noise",
+    "accounting",
+    "releases",
+    "features",
+    "arithmetic",
+    "solvers.task",
+    "solvers.gradient",
+    "solvers.least_squares",
+    "solvers.newton",
+    "solvers.sgd",
+    "choices",
+    "statement",
+    "head",
+    "training",
+    "classifier",
+    "audit",
+    "backbones.extraction",
+    "backbones.efficientnet",
+    "feature_files",
+    "__main__",
+)
+PRIVATE_FOLDERS = {"solvers", "backbones"}
 SECRET_HOLDERS = {"client", "packed_cipher", "batch_cipher", "encryption_worker"}
 """The client, its half for either layout, and the process that encrypts for it; nobody else."""
 WHEN_NEEDED = {
@@ -178,6 +202,19 @@ def test_imports_point_one_way() -> None:
     assert not wrong
 
 
+def test_private_models_is_a_chain_too() -> None:
+    """Noise is next to nothing, so that whoever audits it need read nothing else."""
+    found = {name.removeprefix("private_models.") for name in modules("private_models")}
+    assert found - {"private_models"} - PRIVATE_FOLDERS == set(PRIVATE_ORDER)
+    wrong = []
+    for place, short in enumerate(PRIVATE_ORDER):
+        earlier = {f"private_models.{other}" for other in PRIVATE_ORDER[:place]}
+        ours = {m for m in imports(f"private_models.{short}") if m.startswith("private_models")}
+        wrong += [f"{short} imports {module}" for module in sorted(ours - earlier)]
+    # `training` reads the table of `choices` as a module.
+    assert not [line for line in wrong if line != "training imports private_models"]
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_cycles(package: str) -> None:
     left = {
@@ -236,14 +273,38 @@ def test_the_secret_key_is_held_by_clients_alone() -> None:
         ("tenseal", {"he_inference.backend.seal"}),
         (
             "safetensors",
-            {"he_inference.network", "he_inference.program", "he_inference.tensor_file"},
+            {
+                "he_inference.network",
+                "he_inference.program",
+                "he_inference.tensor_file",
+                "private_models.head",
+                "private_models.backbones.extraction",
+            },
         ),
         ("httpx", {"he_inference.remote"}),
         ("dp_accounting", {"private_models.accounting"}),
+        ("cryptography", {"private_models.noise"}),
     ],
 )
 def test_one_importer(library: str, allowed: set[str]) -> None:
     assert {name for name in LIBRARY if library in tops(name)} <= allowed
+
+
+@pytest.mark.parametrize("name", sorted(modules("private_models")))
+def test_randomness_is_drawn_in_one_place(name: str) -> None:
+    """No generator that can be predicted, anywhere; the operating system's in `noise` alone."""
+    if name != "private_models.noise":
+        assert not tops(name) & {"random"}
+        text = ast.unparse(tree(EVERY[name]))
+        for source in (
+            "urandom",
+            "np.random",
+            "numpy.random",
+            "default_rng",
+            "torch.rand",
+            "normal_(",
+        ):
+            assert source not in text, source
 
 
 def test_torch_is_for_training_translating_and_accelerators() -> None:

@@ -1,0 +1,166 @@
+"""Sums over chunks of prepared rows, in float64: numpy on a CPU, torch on an accelerator.
+
+A head is linear, so no gradient of a single example is ever made: the gradient of row i is the
+outer product of z_i and e_i = softmax(Wᵀz_i) − onehot(y_i), its norm is ‖z_i‖·‖e_i‖, and the sum of
+clipped ones is Zᵀ·diag(c)·E (the norm trick: Goodfellow 2015, arXiv 1510.01799).
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from private_models.errors import OptionError
+from private_models.features import Chunk, Labels
+from private_models.noise import Array
+
+
+class Arithmetic(Protocol):
+    """What solvers ask of a chunk; every answer is a float64 numpy array."""
+
+    def gradient(self, chunks: Iterable[Chunk], weights: Array, clip_norm: float) -> Array:
+        """Σ clip(∂ cross-entropy/∂W, clip_norm): (width, K)."""
+
+    def gram(self, chunks: Iterable[Chunk], width: int) -> Array:
+        """Σ z zᵀ: (width, width)."""
+
+    def class_sums(self, chunks: Iterable[Chunk], width: int, classes: int) -> Array:
+        """Σ z over the rows of each class: (width, K)."""
+
+    def logistic(self, chunks: Iterable[Chunk], weights: Array) -> tuple[Array, Array]:
+        """Gradients (width, K) and Hessians (K, width, width) of one-against-rest logistic loss."""
+
+
+def softmax_residual(logits: Array, labels: Labels) -> Array:
+    """softmax(logits) − onehot(labels), in place in `logits`, which is returned."""
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    logits[np.arange(len(labels)), labels] -= 1
+    return logits
+
+
+class CpuArithmetic:
+    """numpy."""
+
+    def gradient(self, chunks: Iterable[Chunk], weights: Array, clip_norm: float) -> Array:
+        total = np.zeros_like(weights)
+        for rows, labels in chunks:
+            residual = softmax_residual(rows @ weights, labels)
+            residual *= _clip_factors(rows, residual, clip_norm)[:, None]
+            total += rows.T @ residual
+        return total
+
+    def gram(self, chunks: Iterable[Chunk], width: int) -> Array:
+        total = np.zeros((width, width))
+        for rows, _ in chunks:
+            total += rows.T @ rows  # numpy sees the symmetry and does half of it
+        return total
+
+    def class_sums(self, chunks: Iterable[Chunk], width: int, classes: int) -> Array:
+        total = np.zeros((width, classes))
+        for rows, labels in chunks:
+            onehot = np.zeros((len(labels), classes))
+            onehot[np.arange(len(labels)), labels] = 1
+            total += rows.T @ onehot
+        return total
+
+    def logistic(self, chunks: Iterable[Chunk], weights: Array) -> tuple[Array, Array]:
+        width, classes = weights.shape
+        gradient, hessian = np.zeros_like(weights), np.zeros((classes, width, width))
+        for rows, labels in chunks:
+            probability = _sigmoid(rows @ weights)
+            curvature = probability * (1 - probability)
+            for k in range(classes):
+                scaled = rows * np.sqrt(curvature[:, k : k + 1])
+                hessian[k] += scaled.T @ scaled
+            probability[np.arange(len(labels)), labels] -= 1
+            gradient += rows.T @ probability
+        return gradient, hessian
+
+
+def _clip_factors(rows: Array, residual: Array, clip_norm: float) -> Array:
+    squares = np.einsum("ij,ij->i", rows, rows) * np.einsum("ij,ij->i", residual, residual)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.minimum(1.0, clip_norm / np.sqrt(squares)))
+
+
+def _sigmoid(logits: Array) -> Array:
+    return 0.5 * (1 + np.tanh(logits / 2))
+
+
+class TorchArithmetic:
+    """torch in float64 on a device; the same sums."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def _load(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, labels = chunk
+        return torch.from_numpy(rows).to(self._device), torch.from_numpy(labels).to(self._device)
+
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=self._device)
+
+    def gradient(self, chunks: Iterable[Chunk], weights: Array, clip_norm: float) -> Array:
+        head, total = torch.from_numpy(weights).to(self._device), self._zeros(*weights.shape)
+        for chunk in chunks:
+            rows, labels = self._load(chunk)
+            residual = torch.softmax(rows @ head, 1)
+            residual[torch.arange(len(labels), device=self._device), labels] -= 1
+            lengths = rows.norm(dim=1) * residual.norm(dim=1)
+            total += rows.T @ (residual * (clip_norm / lengths).clamp(max=1)[:, None])
+        return _array(total)
+
+    def gram(self, chunks: Iterable[Chunk], width: int) -> Array:
+        total = self._zeros(width, width)
+        for chunk in chunks:
+            rows, _ = self._load(chunk)
+            total += rows.T @ rows
+        return _array(total)
+
+    def class_sums(self, chunks: Iterable[Chunk], width: int, classes: int) -> Array:
+        total = self._zeros(width, classes)
+        for chunk in chunks:
+            rows, labels = self._load(chunk)
+            total += rows.T @ torch.nn.functional.one_hot(labels, classes).double()
+        return _array(total)
+
+    def logistic(self, chunks: Iterable[Chunk], weights: Array) -> tuple[Array, Array]:
+        head = torch.from_numpy(weights).to(self._device)
+        width, classes = weights.shape
+        gradient, hessian = self._zeros(width, classes), self._zeros(classes, width, width)
+        for chunk in chunks:
+            rows, labels = self._load(chunk)
+            probability = torch.sigmoid(rows @ head)
+            curvature = probability * (1 - probability)
+            for k in range(classes):
+                hessian[k] += rows.T @ (rows * curvature[:, k : k + 1])
+            probability[torch.arange(len(labels), device=self._device), labels] -= 1
+            gradient += rows.T @ probability
+        return _array(gradient), _array(hessian)
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    return tensor.cpu().numpy()
+
+
+def choose_arithmetic(device: str) -> Arithmetic:
+    """numpy for "cpu", torch for any other device that torch has. Raises `OptionError`."""
+    if device == "cpu":
+        return CpuArithmetic()
+    try:
+        chosen = torch.device(device)
+        float(torch.ones(1, dtype=torch.float64, device=chosen))
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"device {device!r} cannot be used ({reason}): try 'cpu'") from None
+    return TorchArithmetic(chosen)
+
+
+def largest_gradient(bound: float, clip_norm: float | None) -> float:
+    """L2 norm of one row's gradient: ‖z‖·‖softmax − onehot‖ < bound·√2, or the clip norm."""
+    unclipped = math.sqrt(2) * bound
+    return unclipped if clip_norm is None else min(clip_norm, unclipped)

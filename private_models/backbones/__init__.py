@@ -1,0 +1,4 @@
+"""Public feature extractors. Nothing private is learnt here: weights are frozen and known to all.
+
+Each backbone has a module of its own, so that its package is needed only by those who use it.
+"""

@@ -1,0 +1,350 @@
+"""Features and labels: checked, and prepared by public means so that every row has a bounded norm.
+
+    rows ─check─▸ Rows ─Transform─▸ chunks (m, width) float64, every row's norm ≤ norm bound
+
+A `Transform` is public: it is made from options and public features alone, never from the private
+rows. It is linear but for one thing, the clipping of rows that are too long.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import issparse
+
+from private_models.errors import InputError, OptionError
+from private_models.noise import Array
+from private_models.releases import CHUNK_ROWS, MAX_ROWS, UNIT_ROUNDOFF
+
+Labels = npt.NDArray[np.int64]
+Chunk = tuple[Array, Labels]
+Source = Callable[[], Iterable[tuple[npt.ArrayLike, npt.ArrayLike]]]
+"""Gives the same (features, labels) in chunks each time it is called."""
+
+MAX_FEATURES = 4096
+MAX_CLASSES = 4096
+SAMPLE = 2048
+"""Public rows, at most, by which a typical length is judged."""
+_OVERFLOW = 1e150
+"""Features beyond have squares that overflow; nobody has any."""
+
+
+class Rows(Protocol):
+    """Private rows that can be gone through more than once."""
+
+    @property
+    def width(self) -> int:
+        """Columns of the features."""
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Features (m, width) float64 and class indices (m,), m ≤ CHUNK_ROWS."""
+
+
+def check_matrix(features: npt.ArrayLike, name: str = "features") -> npt.NDArray[Any]:
+    """A real (rows, features) array with at least one of each, not copied, values unchecked.
+
+    Raises `InputError`.
+    """
+    if issparse(features):
+        raise InputError(f"{name}: sparse input is not supported: give a dense array (toarray())")
+    try:
+        array = np.asanyarray(features)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{name}: expected an array of numbers: {error}") from None
+    if array.dtype.kind == "O":
+        array = _numbers(array, name)
+    if array.dtype.kind not in "biuf":
+        complex_hint = "Complex data not supported: " if array.dtype.kind == "c" else ""
+        raise InputError(f"{complex_hint}{name}: expected real numbers, found {array.dtype}")
+    if array.ndim != 2:
+        raise InputError(
+            f"{name}: expected (rows, features), found shape {array.shape}. Reshape your data: "
+            "array.reshape(1, -1) if it is one row"
+        )
+    if not array.shape[0]:
+        raise InputError(f"{name}: 0 sample(s) (shape={array.shape}) while a minimum of 1 is "
+                         "required.")  # fmt: skip
+    if not array.shape[1]:
+        raise InputError(f"{name}: 0 feature(s) (shape={array.shape}) while a minimum of 1 is "
+                         "required.")  # fmt: skip
+    if array.shape[1] > MAX_FEATURES:
+        raise InputError(f"{name}: {array.shape[1]} features, at most {MAX_FEATURES} are taken")
+    return array
+
+
+def _numbers(array: npt.NDArray[Any], name: str) -> Array:
+    try:
+        return array.astype(np.float64)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{name}: expected numbers: {error}") from None
+
+
+def check_values(chunk: npt.NDArray[Any], first: int = 0, name: str = "features") -> Array:
+    """A chunk as float64. Raises `InputError` naming the first row that is not finite."""
+    with np.errstate(over="ignore"):
+        checked = chunk.astype(np.float64)
+    # One pass: a sum of squares is finite only where all of them are.
+    with np.errstate(over="ignore", invalid="ignore"):
+        fine = np.isfinite(np.einsum("ij,ij->i", checked, checked))
+    if not fine.all():
+        bad = int(np.flatnonzero(~fine)[0])
+        kind = "NaN" if np.isnan(checked[bad]).any() else "infinity, or values over 1e150,"
+        raise InputError(
+            f"{name}: row {first + bad} holds {kind} and nothing was released: remove or repair it"
+        )
+    return checked
+
+
+def check_classes(classes: Sequence[Any] | npt.ArrayLike) -> npt.NDArray[Any]:
+    """Distinct labels in ascending order, (classes,). Raises `OptionError`."""
+    listed = np.asarray(classes if isinstance(classes, np.ndarray) else list(classes))  # type: ignore[arg-type]
+    distinct = np.unique(listed)
+    if listed.ndim != 1 or len(distinct) != len(listed) or distinct.dtype.kind not in "biufUS":
+        raise OptionError(f"classes: expected distinct numbers or strings, found {listed!r:.100}")
+    if not 2 <= len(distinct) <= MAX_CLASSES:
+        raise OptionError(
+            f"classes: {len(distinct)} class(es), expected 2 to {MAX_CLASSES}; a head with one "
+            "class has nothing to learn"
+        )
+    return distinct
+
+
+def class_indices(labels: npt.ArrayLike, classes: npt.NDArray[Any]) -> Labels:
+    """Where each label stands in the sorted classes. Raises `InputError` for strangers."""
+    array = np.asarray(labels)
+    if array.ndim != 1:
+        raise InputError(f"labels: expected shape (rows,), found {array.shape}")
+    try:
+        places = np.searchsorted(classes, array)
+        known = classes[np.minimum(places, len(classes) - 1)] == array
+    except TypeError:
+        raise InputError(f"labels are {array.dtype}, the classes are {classes.dtype}") from None
+    if not np.all(known):
+        # Which label, and how many, stays unsaid: error messages travel further than data may.
+        raise InputError("labels: some are not among `classes`: name every class that may occur")
+    return places.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows in memory or in a memory map; converted to float64 a chunk at a time."""
+
+    features: npt.NDArray[Any]
+    labels: Labels
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for lengths that differ or more than MAX_ROWS rows."""
+        if len(self.features) != len(self.labels):
+            raise InputError(
+                f"Found input variables with inconsistent numbers of samples: {len(self.features)} "
+                f"rows of features, {len(self.labels)} labels"
+            )
+        if len(self.features) > MAX_ROWS:
+            raise InputError(f"{len(self.features)} rows: at most {MAX_ROWS} are taken")
+
+    @property
+    def width(self) -> int:
+        return int(self.features.shape[1])
+
+    def chunks(self) -> Iterator[Chunk]:
+        for start in range(0, len(self.labels), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            yield check_values(self.features[rows], start), self.labels[rows]
+
+
+class StreamRows:
+    """Rows from a source that is asked for anew on every pass; they need not fit in memory.
+
+    The sensitivity of a sum holds whatever a source gives; that it gives *the same* rows on every
+    pass is the caller's to see to, and only their number is compared.
+    """
+
+    def __init__(self, source: Source, classes: npt.NDArray[Any], width: int) -> None:
+        self._source, self._classes, self._width = source, classes, width
+        self._count: int | None = None
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Chunks of exactly CHUNK_ROWS rows, but for the last. Raises `InputError`."""
+        count, held, labels_held = 0, np.empty((0, self.width)), np.empty(0, np.int64)
+        for features, labels in self._source():
+            matrix = check_matrix(features)
+            indices = class_indices(labels, self._classes)
+            if matrix.shape != (len(indices), self.width):
+                raise InputError(
+                    f"a chunk holds features {matrix.shape} and {len(indices)} labels: expected "
+                    f"{self.width} features and one label a row"
+                )
+            held = np.concatenate([held, check_values(matrix, count)])
+            labels_held = np.concatenate([labels_held, indices])
+            count += len(indices)
+            if count > MAX_ROWS:
+                raise InputError(f"over {MAX_ROWS} rows: no more are taken")
+            whole = len(held) - len(held) % CHUNK_ROWS
+            for start in range(0, whole, CHUNK_ROWS):
+                yield held[start : start + CHUNK_ROWS], labels_held[start : start + CHUNK_ROWS]
+            held, labels_held = held[whole:], labels_held[whole:]
+        if len(held):
+            yield held, labels_held
+        if self._count is None:
+            self._count = count
+        elif self._count != count:
+            raise InputError(f"the source gave {self._count} rows, then {count}: make it repeat")
+
+
+# ---------------------------------------------------------------------------- preparation
+
+
+@dataclass(frozen=True)
+class Transform:
+    """z = clip((x − mean)·matrix, norm), then a constant column `bias`; public.
+
+    Attributes:
+        mean: (d,) float64.
+        matrix: (d, r) float64, or None for the identity.
+        norm: rows are scaled down to this L2 norm, before the bias is appended.
+        bias: value of the last column, 0 for none.
+        raw_norm: rows are scaled down to this one before anything else.
+        curvature: largest eigenvalue of E z·zᵀ over prepared public rows; bound² without any.
+        scale: by which a typical row is scaled by `norm`, from public features; 1 without.
+        origin: in words for a statement.
+    """
+
+    mean: Array
+    matrix: Array | None
+    norm: float
+    bias: float
+    raw_norm: float
+    curvature: float
+    scale: float
+    origin: str
+
+    @property
+    def width(self) -> int:
+        """Columns of a prepared row, the bias included."""
+        inner = len(self.mean) if self.matrix is None else self.matrix.shape[1]
+        return int(inner) + (self.bias != 0)
+
+    @property
+    def bound(self) -> float:
+        """L2 norm of a prepared row, at most."""
+        return math.hypot(self.norm, self.bias)
+
+    @property
+    def rounding(self) -> float:
+        """Error of a prepared row relative to `bound`, at most (see `releases`)."""
+        if self.matrix is None:
+            return 8 * UNIT_ROUNDOFF
+        gain = float(np.linalg.norm(self.matrix, 2))
+        length = self.raw_norm + float(np.linalg.norm(self.mean))
+        return UNIT_ROUNDOFF * (len(self.mean) + 8) * gain * length / self.bound
+
+    def linear(self, features: Array) -> Array:
+        """Prepared without clipping, (m, d) → (m, width): what prediction sees."""
+        inner = features - self.mean
+        if self.matrix is not None:
+            inner = inner @ self.matrix
+        return self._with_bias(inner * self.scale)
+
+    def __call__(self, features: Array) -> Array:
+        """Prepared, (m, d) → (m, width) float64, every norm at most `bound`."""
+        if self.matrix is None:
+            return self._with_bias(clip_rows(features, self.norm))
+        centred = clip_rows(features, self.raw_norm) - self.mean
+        return self._with_bias(clip_rows(centred @ self.matrix, self.norm))
+
+    def _with_bias(self, inner: Array) -> Array:
+        if not self.bias:
+            return inner
+        return np.concatenate([inner, np.full((len(inner), 1), self.bias)], axis=1)
+
+    def fold(self, weights: Array) -> tuple[Array, Array]:
+        """Weights (width, K) for prepared rows → (d, K) and (K,) for rows as they come."""
+        constant = self.bias * weights[-1] if self.bias else np.zeros(weights.shape[1])
+        inner = (weights[:-1] if self.bias else weights) * self.scale
+        outer = inner if self.matrix is None else self.matrix @ inner
+        return outer, constant - self.mean @ outer
+
+
+def clip_rows(rows: Array, norm: float) -> Array:
+    """Rows scaled down to an L2 norm of at most `norm`; shorter ones are left alone."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    with np.errstate(divide="ignore", over="ignore"):
+        factors = np.minimum(1.0, norm / lengths)
+    return np.asarray(rows * factors[:, None])
+
+
+def clipping(width: int, norm: float, bias: float) -> Transform:
+    """The identity but for clipping at `norm`; nothing is learnt from anything."""
+    origin = f"clipped to norm {norm:g}"
+    return Transform(np.zeros(width), None, norm, bias, norm, norm**2 + bias**2, 1.0, origin)
+
+
+@dataclass(frozen=True)
+class PublicMoments:
+    """Mean and principal directions of public features, (m, d), largest variance first.
+
+    Attributes:
+        mean: (d,). variances: (d,). axes: (d, d), a direction a column. turned: (≤ SAMPLE, d),
+        evenly spaced rows, centred, in these directions. longest: the largest norm of a row.
+        rows: m.
+    """
+
+    mean: Array
+    variances: Array
+    axes: Array
+    turned: Array
+    longest: float
+    rows: int
+
+
+def public_moments(public: npt.ArrayLike) -> PublicMoments:
+    """Of at least two rows that are not all equal. Raises `InputError`."""
+    checked = check_values(check_matrix(public, "public features"), name="public features")
+    if len(checked) < 2:
+        raise InputError("public features: 1 row, expected at least 2 to have a covariance")
+    mean = checked.mean(axis=0)
+    centred = checked - mean
+    variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+    if not variances[-1] > 0:
+        raise InputError("public features: all rows are equal, and have no directions")
+    axes = axes[:, ::-1]
+    longest = float(np.sqrt(np.einsum("ij,ij->i", checked, checked)).max())
+    turned = centred[:: -(-len(centred) // SAMPLE)] @ axes
+    return PublicMoments(mean, variances[::-1].clip(0), axes, turned, longest, len(checked))
+
+
+def whitening(moments: PublicMoments, norm: float, directions: int, ridge: float) -> Transform:
+    """Public mean and covariance; costs no budget.
+
+    Rows are centred, turned to the principal directions, of which the largest are kept, divided by
+    √(variance + ridge·mean variance), and scaled so that the median of sampled public rows has norm
+    `norm`; longer ones are clipped. The bias column is as large as a typical entry in the largest
+    direction.
+
+    directions: how many are kept, at most all. ridge: relative to the mean variance, over 0.
+    """
+    kept = min(directions, len(moments.mean))
+    variances = moments.variances[:kept]
+    scales = 1 / np.sqrt(variances + ridge * float(moments.variances.mean()))
+    turned = moments.turned[:, :kept] * scales
+    lengths = np.sqrt(np.einsum("ij,ij->i", turned, turned))
+    unit = norm / max(float(np.median(lengths)), 1e-150)
+    curvature = float((variances * scales**2).max()) * unit**2
+    return Transform(
+        moments.mean,
+        moments.axes[:, :kept] * (scales * unit),
+        norm,
+        math.sqrt(curvature),
+        2 * moments.longest,
+        curvature,
+        float(np.minimum(1.0, norm / np.maximum(lengths * unit, 1e-150)).mean()),
+        f"whitened by {moments.rows} public rows, {kept} directions, ridge {ridge:.4g}, "
+        f"clipped to norm {norm:g}",
+    )

@@ -1,0 +1,134 @@
+"""What every solver is given: the public shape of the problem, and the rows, prepared."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from private_models.accounting import Relation
+from private_models.arithmetic import Arithmetic
+from private_models.errors import OptionError
+from private_models.features import Chunk, Rows, Transform
+from private_models.noise import Array, RandomBits
+from private_models.releases import LARGEST_LOGIT, Mechanism, Release
+
+CACHE_BYTES = 1 << 30
+"""Prepared rows up to this size are kept between passes; more are prepared anew in each."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how many steps are done, and how many there are."""
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Report progress to nobody."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Public facts.
+
+    Attributes:
+        width: columns of a prepared row.
+        classes: K.
+        rows: how many rows there are, as given by the user, or published with noise.
+        bound: L2 norm of a prepared row, at most.
+        curvature: largest eigenvalue of E z·zᵀ, as far as public data tells; else bound².
+        relation: between neighbours.
+    """
+
+    width: int
+    classes: int
+    rows: float
+    bound: float
+    curvature: float
+    relation: Relation
+
+    @property
+    def parameters(self) -> int:
+        return self.width * self.classes
+
+    def sensitivity(self, one_row: float, orthogonal: bool = False) -> float:
+        """Of a sum to which one row adds at most `one_row` in L2 norm.
+
+        A replaced row takes one part away and adds another: twice as much, or √2 times as much
+        where the two parts are never more than orthogonal (`orthogonal`): outer products z·zᵀ.
+        """
+        if self.relation == "add-remove":
+            return one_row
+        return one_row * (math.sqrt(2) if orthogonal else 2)
+
+
+@dataclass
+class Prepared:
+    """The private rows through the transform; the only thing of them that solvers see."""
+
+    rows: Rows
+    transform: Transform
+    cache_bytes: int = CACHE_BYTES
+    _kept: list[Chunk] | None = field(default=None, init=False)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Prepared rows (m, width) float64 and class indices (m,)."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Chunk] = []
+        room = self.cache_bytes
+        for rows, labels in self.rows.chunks():
+            chunk = (self.transform(rows), labels)
+            room -= chunk[0].nbytes
+            if room >= 0:
+                kept.append(chunk)
+            else:
+                kept.clear()
+            yield chunk
+        if room >= 0:
+            self._kept = kept
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem in the hands of a solver."""
+
+    shape: Shape
+    prepared: Prepared
+    arithmetic: Arithmetic
+    mechanism: Mechanism
+    bits: RandomBits
+    progress: Progress = silent
+
+
+class Solver(Protocol):
+    """Public numbers that make a plan and carry it out."""
+
+    def plan(self, shape: Shape, mu: float) -> tuple[Release, ...]:
+        """All that `fit` will publish, with a total of at most `mu`."""
+
+    def fit(self, task: Task) -> Array:
+        """Weights (width, K) from what the mechanism publishes."""
+
+
+def shares(mu: float, weights: list[float]) -> list[float]:
+    """Noise multipliers of releases that have these shares of μ²."""
+    total = math.fsum(weights)
+    return [math.sqrt(total / weight) / mu for weight in weights]
+
+
+def within_logit_bound(weights: Array, bound: float) -> Array:
+    """Weights scaled back to ‖W‖·bound ≤ LARGEST_LOGIT, on which the rounding bound rests."""
+    size = float(np.linalg.norm(weights)) * bound
+    return weights if size <= LARGEST_LOGIT else weights * (LARGEST_LOGIT / size)
+
+
+def check_count(name: str, value: int, most: int) -> None:
+    """Raise `OptionError` for a count that is not from 1 to `most`."""
+    if not 1 <= value <= most:
+        raise OptionError(f"{name} {value}: expected 1 to {most}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise `OptionError` for what is not finite and over 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise OptionError(f"{name} {value}: expected a number over 0")

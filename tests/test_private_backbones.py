@@ -1,0 +1,89 @@
+"""`private_models.backbones`: any frozen module, its cache; EfficientNet where it is."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from private_models.backbones.extraction import Backbone
+from private_models.errors import BackboneError, InputError
+
+
+def stack(inputs: Sequence[object]) -> torch.Tensor:
+    return torch.tensor(np.stack([np.asarray(x) for x in inputs]), dtype=torch.float32)
+
+
+def small(seed: int = 0, name: str = "small") -> Backbone:
+    torch.manual_seed(seed)
+    layers = torch.nn.Conv2d(1, 3, 2), torch.nn.BatchNorm2d(3), torch.nn.Dropout()
+    return Backbone(name, torch.nn.Sequential(*layers), stack)
+
+
+INPUTS = list(np.random.default_rng(0).random((7, 1, 5, 4)))
+
+
+@given(st.integers(1, 9))
+def test_batches_do_not_matter(batch: int) -> None:
+    """Frozen: no dropout, no batch statistics; float32 sums of 4 products round a little."""
+    whole = small().features(INPUTS)
+    assert whole.shape == (7, 3) and whole.dtype == np.float32
+    assert np.allclose(small().features(INPUTS, batch=batch), whole, rtol=0, atol=1e-6)
+
+
+def test_the_cache_is_found_by_content(tmp_path: Path) -> None:
+    folder, seen = tmp_path / "cache", []
+    first = small().cached(INPUTS, folder, seen.append)
+    (file,) = folder.iterdir()
+    stamp = file.stat().st_mtime_ns
+    assert np.array_equal(small().cached(INPUTS, folder), first)
+    assert file.stat().st_mtime_ns == stamp
+    assert folder.stat().st_mode & 0o077 == 0
+    changed = [INPUTS[0] + 1e-3, *INPUTS[1:]]
+    for other in (small(seed=1), small(name="other")):
+        other.cached(INPUTS, folder)
+    small().cached(changed, folder)
+    assert len(list(folder.iterdir())) == 4
+    file.write_bytes(b"damaged")
+    assert np.array_equal(small().cached(INPUTS, folder), first)
+    assert sum(seen) == 7
+    with pytest.raises(InputError, match="cannot be used"):
+        small().cached(INPUTS, file)
+
+
+def test_modules_that_are_no_backbones() -> None:
+    with pytest.raises(InputError, match="no inputs"):
+        small().features([])
+    for module in (torch.nn.Identity(), torch.nn.Flatten(0), torch.nn.LSTM(4, 2)):
+        given = (
+            INPUTS
+            if not isinstance(module, torch.nn.Identity)
+            else [x[0, 0] * np.nan for x in INPUTS]
+        )
+        given = [x[0] for x in INPUTS] if isinstance(module, torch.nn.LSTM) else given
+        with pytest.raises(BackboneError):
+            Backbone("odd", module, stack).features(given)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the package's weights are tested on one system"
+)
+def test_efficientnet_where_it_is_installed() -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    from PIL import Image
+
+    from private_models.backbones.efficientnet import efficientnet_lite0
+
+    picture = Image.effect_noise((40, 30), 64)
+    backbone = efficientnet_lite0(64)
+    found = backbone.features([picture, picture.rotate(90)])
+    assert found.shape == (2, 1280)
+    assert not np.allclose(found[0], found[1])
+    with pytest.raises(InputError, match="picture"):
+        backbone.features([np.zeros((3, 3))])
+    with pytest.raises(InputError, match="pixels"):
+        efficientnet_lite0(8)

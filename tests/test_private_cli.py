@@ -1,0 +1,192 @@
+"""`private_models.__main__`: verbs as people and scripts meet them, and what they do wrong."""
+
+import contextlib
+import io
+import json
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from private_models import __main__ as cli
+from private_models.audit import Bound
+from private_models.errors import InputError
+from private_models.feature_files import read_features, read_labels, read_picture_folder
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout, with nothing else there or on stderr."""
+        assert (self.code, self.err) == (0, ""), self.err
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        return value
+
+
+def run(*arguments: object) -> Ran:
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        patch.object(sys, "argv", ["private-models", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        cli.main()
+    return Ran(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def refused(*arguments: object, naming: str) -> None:
+    """Exit code 2 and one line on stderr that holds the words."""
+    ran = run(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("private-models: ")
+    assert ran.err.count("\n") == 1 and "Traceback" not in ran.err
+    assert naming in ran.err, ran.err
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 3000)
+    rows = np.eye(3, 8)[labels] * 0.8 + rng.normal(size=(3000, 8)) * 0.15
+    np.save(tmp_path / "x.npy", rows.astype(np.float32))
+    np.save(tmp_path / "y.npy", labels)
+    (tmp_path / "y.csv").write_text("label\n" + "\n".join(map(str, labels)))
+    return tmp_path
+
+
+def test_fit_and_predict(files: Path) -> None:
+    head = files / "head.safetensors"
+    common = ("--classes", "0,1,2", "--count", 3000, "-o", head)
+    said = run("fit", files / "x.npy", files / "y.csv", *common, "--json").json
+    assert said["epsilon_spent"] <= said["epsilon"] == 1.0
+    assert said["releases"][-1]["what"] == "gradient of the loss"
+    found = run("predict", head, files / "x.npy", "--labels", files / "y.npy", "--json").json
+    assert found["accuracy"] > 0.9
+    assert set(found["labels"]) == {0, 1, 2}
+    text = run("fit", files / "x.npy", files / "y.npy", *common, "--public", files / "x.npy")
+    assert "add-remove neighbours" in text.out and "whitened by 3000 public rows" in text.out
+    assert "and 2980 more" in run("predict", head, files / "x.npy").out
+
+
+def test_fit_refuses(files: Path) -> None:
+    x, y, out = files / "x.npy", files / "y.npy", files / "h"
+    fit = ("fit", x, y, "-o", out, "--classes")
+    refused(*fit, "0,1", naming="not among")
+    refused(*fit, "a,b", naming="expected numbers")
+    refused(*fit, "0,1,2", "--epsilon", 0, naming="epsilon 0")
+    refused(*fit, "0,1,2", "--solver", "magic", naming="fc, sgd")
+    refused(*fit, "0,1,2", "--relation", "odd", naming="add-remove, replace")
+    refused("fit", x, y, "-o", x, "--classes", "0,1", naming="named twice")
+    refused("fit", files, y, "-o", out, "--classes", "0,1", naming="is a folder")
+    refused("fit", files / "no.npy", y, "-o", out, "--classes", "0,1", naming="cannot be read")
+    refused("fit", x, y, naming="--output")
+    refused("predict", x, x, naming="not a saved head")
+    assert not out.exists()
+
+
+def test_account() -> None:
+    noise = run("account", "--epsilon", 1, "--steps", 4, "--json").json["noise_multiplier"]
+    back = run("account", "--noise-multiplier", noise, "--steps", 4, "--json").json
+    assert back["epsilon"] == pytest.approx(1.0, rel=1e-6)
+    assert noise == pytest.approx(2 * 3.7306, rel=1e-4)
+    composed = run("account", "--noise-multiplier", 2, "--noise-multiplier", 3, "--json").json
+    assert composed["epsilon"] > run("account", "--noise-multiplier", 2, "--json").json["epsilon"]
+    batches = ("--probability", 0.1, "--steps", 20)
+    sampled = run("account", "--noise-multiplier", 2, *batches, "--json").json
+    assert sampled["by"] == "PLD"
+    wanted = run("account", "--epsilon", sampled["epsilon"], *batches, "--json").json
+    assert wanted["noise_multiplier"] == pytest.approx(2, rel=1e-3)
+    assert "by exact closed form" in run("account", "--epsilon", 1).out
+    refused("account", naming="either")
+    refused("account", "--epsilon", 1, "--noise-multiplier", 2, naming="either")
+    refused("account", "--epsilon", 1, "--delta", 0, naming="delta")
+    refused("account", "--noise-multiplier", -1, naming="positive")
+    refused("account", "--epsilon", 1, "--probability", 2, naming="probability")
+    refused("account", "--epsilon", 1, "--relation", "x", naming="relation")
+    refused("account", "--noise-multiplier", 1, "--noise-multiplier", 2, "--probability", 0.1,
+            naming="--probability takes one")  # fmt: skip
+
+
+def test_audit(files: Path) -> None:
+    said = run("audit", "--runs", 40, "--json").json
+    assert not said["refuted"] and "proves nothing" in said["note"]
+    attack = ("--members", files / "x.npy", "--member-labels", files / "y.npy", "--shadows", 8)
+    found = run("audit", "--runs", 40, *attack, "--json").json["membership"]
+    assert 0.4 < found["area"] < 0.6
+    broken = Bound(1.0, 2.0, 1e-5, 0.999, 40)
+    with patch("private_models.audit.audit_mechanism", return_value=broken):
+        ran = run("audit")
+    assert (ran.code, "REFUTED" in ran.out) == (1, True)
+    refused("audit", "--members", files / "x.npy", naming="go together")
+    refused("audit", "--solver", "sgd", naming="--solver")
+    refused("audit", "--runs", 1, naming="1 runs")
+
+
+def test_help_and_mistakes() -> None:
+    for verb in ("features", "fit", "predict", "account", "audit"):
+        assert "Example" in run(verb, "--help").out
+    refused("dance", naming="dance")
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def test_files_of_every_kind(tmp_path: Path) -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    (tmp_path / "i-idx3").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 4) + pixels.tobytes())
+    (tmp_path / "l-idx1").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 2) + b"\x07\x02")
+    assert np.allclose(read_features(tmp_path / "i-idx3") * 255, pixels.reshape(2, 12))
+    assert read_labels(tmp_path / "l-idx1").tolist() == [7, 2]
+    (tmp_path / "r.csv").write_text("a,b\n1,2\n3,4.5\n")
+    assert read_features(tmp_path / "r.csv").tolist() == [[1, 2], [3, 4.5]]
+    (tmp_path / "n.csv").write_text("cat\ndog\n")
+    assert read_labels(tmp_path / "n.csv").tolist() == ["cat", "dog"]
+    np.save(tmp_path / "f.npy", np.array([1.0, 2.0]))
+    assert read_labels(tmp_path / "f.npy").dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0\0\x08", b"\0\0\x08\x03" + b"\xff" * 12, b"1,2\n3\n", b"\xff\xfe\xff", b"a,b\nc,d\n"],
+)
+def test_files_that_are_no_features(tmp_path: Path, content: bytes) -> None:
+    for name in ("x", "x.npy"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(InputError):
+            read_features(path)
+
+
+def test_pickles_are_not_opened(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([object()]), allow_pickle=True)
+    with pytest.raises(InputError):
+        read_features(tmp_path / "x.npy")
+
+
+def test_picture_folders(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no pictures"):
+        read_picture_folder(tmp_path)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (5, 4)).save(tmp_path / name / "one.png")
+    pictures, names = read_picture_folder(tmp_path)
+    assert names == ["cat", "dog"] and pictures[0].mode == "RGB"
+    assert read_picture_folder(tmp_path / "cat")[1] is None
+    (tmp_path / "cat" / "two.png").write_bytes(b"no")
+    with pytest.raises(InputError, match=r"two\.png"):
+        read_picture_folder(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_picture_folder(tmp_path / "none")
