@@ -3,14 +3,14 @@
     from mpc_training.crypten_repairs import crypten
 
 CrypTen is measured beside this package and attacked in its tests; it is **not** on the path of any
-secret. That was not the first plan. Its default lets one party read the others' data, its generator is
-not cryptographic, its replicated products are not re-randomised, its truncation wraps, and its wire is
-pickle; and with each of these replaced, what is left, dispatch and approximations, is where 83 % of its
-time goes and leaves the interval in which fixed point is right. So the protocols are our own, and the
-step costs a fifteenth of CrypTen's (`make bench`).
+secret. That was not the first plan. Its default lets one party read the others' data, its generator
+is not cryptographic, its replicated products are not re-randomised, its truncation wraps, and its
+wire is pickle; and with each of these replaced, what is left, dispatch and approximations, is where
+83 % of its time goes and leaves the interval in which fixed point is right. So the protocols are
+our own, and the step costs a fifteenth of CrypTen's (`make bench`).
 
-It is installed without its declared dependencies (`requirements-crypten.txt`): one of them, `sklearn`,
-refuses to install, and `torchvision` is not used by what is imported here.
+It is installed without its declared dependencies (`requirements-crypten.txt`): one of them,
+`sklearn`, refuses to install, and `torchvision` is not used by what is imported here.
 """
 
 import functools

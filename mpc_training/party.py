@@ -21,19 +21,23 @@ PARTIES = 3
 
 @dataclass
 class Party:
-    """One party's state. `operation` numbers what is drawn; all parties count alike."""
+    """One party's state. `operation` numbers what is drawn; all parties count alike.
+
+    attempt: after a rollback the same steps are made again with other numbers, so with other words.
+    """
 
     index: int
     transport: Transport
     keys: Keys
+    attempt: int = 0
     operation: int = 0
 
     def __post_init__(self) -> None:
         self.previous = (self.index - 1) % PARTIES
         self.next = (self.index + 1) % PARTIES
-        self.first = Generator(derive(self.keys.pairs[self.previous], "shares"))
-        self.second = Generator(derive(self.keys.pairs[self.next], "shares"))
-        self.common = Generator(derive(self.keys.common, "public coins"))
+        label = f"shares {self.attempt}"
+        self.first = Generator(derive(self.keys.pairs[self.previous], label))
+        self.second = Generator(derive(self.keys.pairs[self.next], label))
 
     def begin(self) -> int:
         """The number of the next operation."""

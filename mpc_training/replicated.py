@@ -116,7 +116,7 @@ class Replicated(Arithmetic):
         return zero
 
     def _reshare(self, z: Part) -> tuple[Part, Part]:
-        """Re-randomised additive shares → replicated ones, 8 bytes an element to the party before."""
+        """Re-randomised additive shares → replicated ones: 8 bytes to the party before."""
         lacking = np.empty(z.shape, z.dtype)
         self.party.transport.exchange({self.party.previous: [z]}, {self.party.next: [lacking]})
         return z, lacking

@@ -90,12 +90,3 @@ def reveal(party: Party, x: Tensor, to: Collection[int]) -> Array | None:
     if party.index not in to:
         return None
     return decode(x.parts[0] + x.parts[1] + lacking, x.bits)
-
-
-def public_coins(party: Party, size: int) -> np.random.Generator:
-    """A generator that all parties have alike, for what is no secret: batch order, first weights.
-
-    size: 64-bit words of seed.
-    """
-    words = party.common.words(party.begin(), 0, (size,))
-    return np.random.Generator(np.random.PCG64([int(word) for word in words]))

@@ -14,6 +14,7 @@ one is checked, see `out_of_range`.
 """
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -31,7 +32,18 @@ MAX_LOGIT = 2.0**12
 """Logits beyond this mean that training has blown up."""
 
 
-def softmax(arithmetic: Arithmetic, logits: Tensor, bits: int) -> Tensor:
+@dataclass(frozen=True)
+class Outcome:
+    """probabilities: as asked for. below: each logit less the largest of its row, 0 where not kept.
+    kept: 1 where that is more than −`WIDTH`. total: (rows, 1), Σ e^below over those kept."""
+
+    probabilities: Tensor
+    below: Tensor
+    kept: Tensor
+    total: Tensor
+
+
+def softmax(arithmetic: Arithmetic, logits: Tensor, bits: int) -> Outcome:
     """Probabilities with `bits` fraction bits, of the shape (rows, classes) of the logits.
 
     Absolute error below 1e-3 for logits that differ by less than 2^15; 37 rounds for 10 classes.
@@ -39,8 +51,42 @@ def softmax(arithmetic: Arithmetic, logits: Tensor, bits: int) -> Tensor:
     maximum, kept = _largest(arithmetic, logits)
     x = arithmetic.settle(arithmetic.product(kept, logits - maximum), logits.bits)
     powers = arithmetic.multiply(_exponential(arithmetic, x), kept, SOFTMAX_BITS)
-    inverse = _reciprocal(arithmetic, powers.sum(1, keepdims=True), logits.shape[1])
-    return arithmetic.multiply(powers, inverse, bits)
+    total = powers.sum(1, keepdims=True)
+    inverse = _reciprocal(arithmetic, total, logits.shape[1])
+    return Outcome(arithmetic.multiply(powers, inverse, bits), x, kept, total)
+
+
+def cross_entropy(arithmetic: Arithmetic, outcome: Outcome, y: Tensor) -> Tensor:
+    """Mean of −log p of the labels y, one-hot (rows, classes): shape (1,), to watch training by.
+
+    Error below 0.02 for up to 10 classes; labels that are not kept count as `WIDTH`.
+    """
+    rows, classes = y.shape
+    one = arithmetic.public(np.ones(y.shape), 0)
+    below = outcome.below - arithmetic.lift(
+        arithmetic.times(one - outcome.kept, WIDTH, 0), outcome.below.bits
+    )
+    picked = arithmetic.product(y, below).sum(1).sum(0, keepdims=True)
+    logarithm = _logarithm(arithmetic, outcome.total, classes + 0.01).sum(0)
+    entropy = arithmetic.lift(logarithm, picked.bits) - arithmetic.settle(picked, picked.bits)
+    mean = arithmetic.as_product(arithmetic.times(entropy, 1 / rows, _COEFFICIENT_BITS))
+    return arithmetic.settle(mean, SOFTMAX_BITS)
+
+
+def _logarithm(arithmetic: Arithmetic, s: Tensor, high: float) -> Tensor:
+    """log s for 0.99 < s ≤ high, by a Chebyshev interpolant of degree 6, Horner's rule."""
+    low = 0.99
+    fit = np.polynomial.Chebyshev.interpolate(np.log, 6, domain=[low, high])
+    # In t = (2s − low − high)/(high − low), which is in [−1, 1] and so keeps coefficients small.
+    c = np.polynomial.chebyshev.cheb2poly(fit.coef)
+    middle = arithmetic.public(np.full(s.shape, -(low + high) / (high - low)), 2 * SOFTMAX_BITS)
+    t = arithmetic.times(s, 2 / (high - low), SOFTMAX_BITS) + middle
+    t = arithmetic.settle(arithmetic.as_product(t), SOFTMAX_BITS)
+    y = arithmetic.public(np.full(s.shape, c[-1]), SOFTMAX_BITS)
+    for coefficient in c[-2::-1]:
+        constant = arithmetic.public(np.full(s.shape, coefficient), SOFTMAX_BITS)
+        y = arithmetic.multiply(y, t, SOFTMAX_BITS) + constant
+    return y
 
 
 def out_of_range(arithmetic: Arithmetic, logits: Tensor) -> Bits:

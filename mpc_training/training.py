@@ -65,6 +65,7 @@ class Trainer:
         self.weights = weights
         self.velocity = weights - weights
         self.last_logits: Tensor | None = None
+        self.outcome: softmax.Outcome | None = None
 
     @classmethod
     def start(cls, arithmetic: Arithmetic, network: Network, weights: Array) -> "Trainer":
@@ -77,7 +78,8 @@ class Trainer:
         arithmetic = self.arithmetic
         done = forward(arithmetic, self.network, self.weights, x)
         self.last_logits = done.logits
-        error = softmax.softmax(arithmetic, done.logits, GRADIENT_BITS) - y
+        self.outcome = softmax.softmax(arithmetic, done.logits, GRADIENT_BITS)
+        error = self.outcome.probabilities - y
         scale = learning_rate / x.shape[0]
         products = [
             arithmetic.times(product, scale, UPDATE_BITS - product.bits)
@@ -91,6 +93,12 @@ class Trainer:
     def logits(self, x: Tensor) -> Tensor:
         """What the network answers: (n, classes)."""
         return forward(self.arithmetic, self.network, self.weights, x).logits
+
+    def loss(self, y: Tensor) -> Tensor:
+        """The mean cross-entropy of the last step's batch with these labels, shared: shape (1,)."""
+        if self.outcome is None:
+            raise SettingsError("no step was made: there is no loss")
+        return softmax.cross_entropy(self.arithmetic, self.outcome, y)
 
     def blown_up(self) -> Bits:
         """Whether the last step's logits left the interval: one shared bit, in a row of 8."""
