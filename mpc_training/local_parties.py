@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -132,32 +132,36 @@ def run_parties(
                     env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
                 )
             )  # fmt: skip
-        reports = _follow(processes, watch)
+        report = _follow(processes[0], watch)
         deadline = monotonic() + _GRACE_SECONDS
-        for process in processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(deadline - monotonic(), 0.1))
+        said = [_rest(process, deadline) for process in processes[1:]]
+        with suppress(subprocess.TimeoutExpired):
+            processes[0].wait(max(deadline - monotonic(), 0.1))
         failed = [k for k, process in enumerate(processes) if process.returncode != 0]
         if failed:
             raise PeerError(_first_complaint(settings, failed))
-        return [reports[0], *(json.loads(_last_line(p.stdout)) for p in processes[1:])]
+        return [report, *map(json.loads, said)]
 
 
 def _follow(
-    processes: Sequence[subprocess.Popen[str]], watch: Callable[[dict[str, Any]], None]
-) -> list[dict[str, Any]]:
-    """Lines of party 0 until it ends: progress, and at last its report."""
+    process: subprocess.Popen[str], watch: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Lines of a party until it ends: progress, and at last its report."""
     last: dict[str, Any] = {}
-    for line in processes[0].stdout or ():
+    for line in process.stdout or ():
         last = json.loads(line)
         if "done" in last:
             watch(last)
-    return [last]
+    return last
 
 
-def _last_line(stream: IO[str] | None) -> str:
-    lines = stream.read().splitlines() if stream else []
-    return lines[-1] if lines else "{}"
+def _rest(process: subprocess.Popen[str], deadline: float) -> str:
+    """All that a party printed, read while it ends, for a report is larger than a pipe."""
+    try:
+        said, _ = process.communicate(timeout=max(deadline - monotonic(), 0.1))
+    except subprocess.TimeoutExpired:
+        return ""
+    return said
 
 
 def _first_complaint(settings: Sequence[Path], failed: Sequence[int]) -> str:

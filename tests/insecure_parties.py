@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -85,4 +86,4 @@ def together(task: Callable[[Party], Result], seed: int = 0) -> list[Result]:
         (i, j): queue.Queue() for i in range(PARTIES) for j in range(PARTIES) if i != j
     }
     parties = [Party(i, InsecureQueues(i, queues), insecure_keys(i, seed)) for i in range(PARTIES)]
-    return in_threads([lambda party=party: task(party) for party in parties])  # type: ignore[misc]
+    return in_threads([partial(task, party) for party in parties])

@@ -25,7 +25,7 @@ def test_whole_ulps_are_exact(ulps: int) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 64.0, -64.0, 1e300])
 def test_what_does_not_fit_is_refused_with_its_size_and_a_remedy(value: float) -> None:
-    with pytest.raises(RangeError, match="scale data|clean the data"):
+    with pytest.raises(RangeError, match=r"scale data|clean the data"):
         encode([0.0, value], 16, 64.0)
 
 

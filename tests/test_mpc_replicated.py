@@ -82,8 +82,8 @@ def test_truncation_is_off_by_less_than_an_ulp_up_to_the_limit(
 
 
 def test_truncation_never_wraps_where_the_local_one_does() -> None:
-    """A million values of 2^60 or so: ABY3's local truncation of two shares, 5.1, is the alternative
-    that this must tell from ours; it wraps for one in eight of them or so."""
+    """A million values of 2^60 or so: ABY3's local truncation of two shares, 5.1, is the
+    alternative that this must tell from ours; it wraps for one in eight of them or so."""
     rng = np.random.default_rng(5)
     values = rng.integers(-(2**60), 2**60, 10**6)
     result = evaluate(
@@ -270,11 +270,11 @@ def test_without_re_randomisation_products_are_told_apart(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_what_two_secrets_look_like_is_the_same(name: str) -> None:
-    """What a party receives *and holds*: every pair of arrays together, so that a pad used twice, or
-    a message that can be unmasked with what the party has, shows. Differences and ⊕ of all pairs of
-    equal type must be uniform; a repeated pad would make one of them the same everywhere."""
+    """What a party receives *and holds*: every pair of arrays together, so that a pad used twice,
+    or a message that can be unmasked with what the party has, shows. Differences and ⊕ of all pairs
+    of equal type must be uniform; a repeated pad would make one of them the same everywhere."""
     for index, seen in enumerate(views(OPERATIONS[name], SECRETS["large"], seed=23)):
-        held = [part.reshape(-1) for part in split(np.full(COUNT, SECRETS["large"], np.uint64), index, 23)]
+        held = list(split(np.full(COUNT, SECRETS["large"], np.uint64), index, 23))
         arrays = [array.reshape(-1) for array in seen if array.size >= 2000] + held
         for i, a in enumerate(arrays):
             for b in arrays[:i]:
@@ -299,8 +299,8 @@ def test_rounds_and_bytes_are_those_of_the_docstring() -> None:
     assert cost(OPERATIONS["truncation by 16"]) == (2, 30)
     assert cost(OPERATIONS["truncation by 32"]) == (2, 36)
     assert cost(OPERATIONS["product"]) == (1, 24)
-    assert cost(lambda a, x: a.number(Bits((x.parts[0].view(np.uint8)[:1000],) * 2, 8000))) == (2, 24)
-    rounds, bytes_ = cost(OPERATIONS["sign"])
+    assert cost(lambda a, x: a.number(Bits((x.parts[0].view(np.uint8)[:1000],) * 2, 8000))) == (2,
+    24) rounds, bytes_ = cost(OPERATIONS["sign"])
     assert rounds == 5 and bytes_ == pytest.approx(24.25)
 
 

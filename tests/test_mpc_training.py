@@ -32,8 +32,8 @@ NETWORKS: dict[str, tuple[nn.Sequential, tuple[int, ...]]] = {
         (2, 8, 8),
     ),
     "pool of 3": (
-        nn.Sequential(nn.AvgPool2d(3), nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)),
-        (1, 9, 9),
+        nn.Sequential(nn.AvgPool2d(3), nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8,
+        2)), (1, 9, 9),
     ),
 }  # fmt: skip
 STEPS, ROWS = 4, 16
@@ -57,15 +57,18 @@ def in_the_clear(name: str) -> Array:
     trainer = Trainer.start(clear, network, first)
     for step in range(STEPS):
         trainer.step(
-            clear.public(x[step], ACTIVATION_BITS), clear.public(y[step], GRADIENT_BITS), RATE, MOMENTUM
+            clear.public(x[step], ACTIVATION_BITS),
+            clear.public(y[step], GRADIENT_BITS),
+            RATE,
+            MOMENTUM,
         )
     return np.asarray(trainer.weights.parts[0])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_in_the_clear_it_is_torch_s_sgd(name: str) -> None:
-    """Softmax is within 7e-4 of its definition; a step's weights then differ by that times the rate,
-    the sum of momenta and the size of layers' inputs and weights (below 8 here)."""
+    """Softmax is within 7e-4 of its definition; a step's weights then differ by that times the
+    rate, the sum of momenta and the size of layers' inputs and weights (below 8 here)."""
     network, first, x, y = task(name)
     module = to_torch(network, first).double()
     optimiser = torch.optim.SGD(module.parameters(), RATE, MOMENTUM)
@@ -119,7 +122,8 @@ def test_weights_survive_the_way_to_torch_and_back() -> None:
 
 
 def test_momentum_and_rate_are_kept_to_the_last_bit() -> None:
-    """Weights on shares after a step from zero velocity: w − round(η/n · Σ) within an ulp of 2^−24."""
+    """Weights on shares after a step from zero velocity: w − round(η/n · Σ) within an ulp of
+    2^−24."""
     network, first, x, y = task("logistic")
     first = np.zeros_like(first)
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -127,4 +128,4 @@ def _run(
         finally:
             transport.close()
 
-    return in_threads([lambda index=index: part(index) for index in range(len(identities))])  # type: ignore[misc]
+    return in_threads([partial(part, index) for index in range(len(identities))])
