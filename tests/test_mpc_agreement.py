@@ -33,8 +33,10 @@ def test_all_get_the_same_keys_by_pair_and_new_ones_each_time(three: list[Identi
             assert told == {j: j for j in range(3) if j != i}
             assert all(keys.pairs[j] == run[j][0].pairs[i] for j in keys.pairs)
             assert keys.common == run[0][0].common
-    distinct = {key for run in runs for keys, _ in run for key in (*keys.pairs.values(),
-    keys.common)} assert len(distinct) == 2 * (3 + 1) and all(len(key) == 32 for key in distinct)
+    distinct = {
+        key for run in runs for keys, _ in run for key in (*keys.pairs.values(), keys.common)
+    }
+    assert len(distinct) == 2 * (3 + 1) and all(len(key) == 32 for key in distinct)
 
 
 def test_keys_do_not_show_themselves() -> None:
@@ -60,7 +62,6 @@ def test_an_older_protocol_is_refused(
     three: list[Identity], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = agreement.write_hello
-
 
     def older(facts: dict[str, Any]) -> bytes:
         return real({**facts, "protocol": 0 if facts["from"] else 1})

@@ -82,8 +82,9 @@ def test_arrays_and_idx(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_no_idx_file_brings_it_down(tmp_path_factory: pytest.TempPathFactory, content: bytes) ->
-None:
+def test_no_idx_file_brings_it_down(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     path = tmp_path_factory.mktemp("idx") / "x"
     path.write_bytes(content)
     try:

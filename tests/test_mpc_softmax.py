@@ -95,8 +95,9 @@ def test_the_loss_is_the_cross_entropy(logits: list[list[float]]) -> None:
     _, loss = shared(x)
     below = np.maximum(x[:, 0] - x.max(1), -softmax.WIDTH)
     below = np.where(x[:, 0] - x.max(1) <= -softmax.WIDTH, -softmax.WIDTH, below)
-    total = np.where(x - x.max(1, keepdims=True) > -softmax.WIDTH, np.exp(x - x.max(1,
-    keepdims=True)), 0) expected = float((np.log(total.sum(1)) - below).mean())
+    away = x - x.max(1, keepdims=True)
+    total = np.where(away > -softmax.WIDTH, np.exp(away), 0)
+    expected = float((np.log(total.sum(1)) - below).mean())
     assert abs(loss[0] - expected) < 0.02
 
 
