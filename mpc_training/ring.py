@@ -23,6 +23,8 @@ MAX_INNER = 1024
 _TOP = 64 - BASE_BITS
 _SMALL = 1 << 15
 """Fewer scalar products than this are quicker without digits."""
+_BLOCK = 1 << 16
+"""Elements of the left factor taken at once: what fits a core's cache with their digits."""
 
 
 def matmul(a: Ring, b: Ring) -> Ring:
@@ -33,21 +35,24 @@ def matmul(a: Ring, b: Ring) -> Ring:
         return product
     total = np.zeros((m, n), np.int64)
     for start in range(0, k, MAX_INNER):
-        stop = min(start + MAX_INNER, k)
-        total += _piece(a[:, start:stop], b[start:stop])
+        part = slice(start, min(start + MAX_INNER, k))
+        right = np.empty((3, part.stop - start, n))
+        _digits(b[part], right[::-1])
+        rows = max(1, _BLOCK // (part.stop - start))
+        for top in range(0, m, rows):
+            total[top : top + rows] += _piece(a[top : top + rows, part], right)
     return total.view(np.uint64)
 
 
-def _piece(a: Ring, b: Ring) -> npt.NDArray[np.int64]:
-    """One product with at most `MAX_INNER` terms.
+def _piece(a: Ring, right: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """One product with at most `MAX_INNER` terms; right: the digits of b, highest first.
 
     The digits of a stand side by side, those of b below each other in reverse, so that products of
     equal weight are one matrix product each: [a₀ a₁ a₂]·[b₂; b₁; b₀] has weight 2⁴⁴.
     """
-    (m, k), n = a.shape, b.shape[1]
-    left, right = np.empty((m, 3, k)), np.empty((3, k, n))
+    (m, k), n = a.shape, right.shape[2]
+    left = np.empty((m, 3, k))
     _digits(a, left.transpose(1, 0, 2))
-    _digits(b, right[::-1])
     a_row, b_column = left.reshape(m, 3 * k), right.reshape(3 * k, n)
     # float64 → int64 is exact here, and shifts wrap as the ring does.
     total: npt.NDArray[np.int64] = (a_row @ b_column).astype(np.int64)

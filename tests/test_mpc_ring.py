@@ -18,8 +18,9 @@ def test_products_are_those_of_integers(m: int, k: int, n: int, seed: int) -> No
     a = rng.integers(0, 2**64, (m, k), np.uint64)
     b = rng.integers(0, 2**64, (k, n), np.uint64)
     assert np.array_equal(ring.matmul(a, b), a @ b)
-    whole = ring._piece(a, b).view(np.uint64)  # also below the size from which it is used
-    assert np.array_equal(whole, a @ b)
+    digits = np.empty((3, k, n))  # also below the size from which they are used
+    ring._digits(b, digits[::-1])
+    assert np.array_equal(ring._piece(a, digits).view(np.uint64), a @ b)
 
 
 # Each digit at its largest in size, of either sign, all at once.
@@ -47,3 +48,7 @@ def test_transposed_and_strided_factors() -> None:
     a = rng.integers(0, 2**64, (200, 64), np.uint64)[::2].T
     b = rng.integers(0, 2**64, (50, 100), np.uint64).T
     assert np.array_equal(ring.matmul(a, b), a @ b)
+    tall = rng.integers(0, 2**64, (9001, 25), np.uint64)
+    wide = rng.integers(0, 2**64, (25, 8), np.uint64)
+    assert np.array_equal(ring.matmul(tall, wide), tall @ wide)
+    assert np.array_equal(ring.matmul(tall.T, tall[:, :8]), tall.T @ tall[:, :8])
