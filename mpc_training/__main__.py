@@ -2,6 +2,7 @@
 
 local                    all parties on this machine: to try it, and to measure it
 keys ─▸ party            one party among real organisations, from a settings file
+        serve ◂─▸ query  the model stays shared, and answers clients
 """
 
 import json
@@ -18,15 +19,16 @@ from typing import Annotated, Any, cast
 import numpy as np
 import typer
 
-from mpc_training import certificates, local_parties, terminal
+from mpc_training import certificates, local_parties, serving, terminal
 from mpc_training.batches import Batches
 from mpc_training.clear import Clear
 from mpc_training.errors import MPCError, SettingsError
 from mpc_training.fixed_point import ACTIVATION_BITS, GRADIENT_BITS, Array
 from mpc_training.model_file import read_model, write_model
 from mpc_training.network import Network
-from mpc_training.session import Endpoint, Progress, Report, Run, take_part
-from mpc_training.settings import DEFAULT_TIMEOUT, read_settings
+from mpc_training.record_files import read_array
+from mpc_training.session import Endpoint, Progress, Report, Run, open_checkpoints, take_part
+from mpc_training.settings import DEFAULT_TIMEOUT, read_client_settings, read_settings
 from mpc_training.sharing import Disclosure
 from mpc_training.training import Recipe, Trainer
 from mpc_training.transport import listen
@@ -256,6 +258,67 @@ def party(
     where = f"model written to {model}" if written else "this party gets no model"
     text = f"{report.steps} steps, {sum(report.step_bytes) / 1e6:.1f} MB sent from here; {where}"
     terminal.report({"party": chosen.party, "model": model, **_figures(report)}, text, as_json)
+
+
+@app.command(epilog="Example: mpc-training serve alpha.toml")
+def serve(
+    settings: Annotated[Path, typer.Argument(help="The TOML file that `party` trained with.")],
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many queries; never by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer queries about a model that stays shared, with the other parties that trained it."""
+    chosen = read_settings(settings)
+    if chosen.serving is None or chosen.checkpoints is None:
+        raise SettingsError(f"{settings} needs [serving], and `checkpoints` to serve from")
+    store = open_checkpoints(chosen.checkpoints, chosen.run, chosen.holding())
+    own, door = chosen.addresses[chosen.party], chosen.serving
+    costs: list[serving.Answered] = []
+    with listen(own.host, own.port) as listener, listen(door.host, door.port) as entrance:
+        serving.serve(
+            chosen.run,
+            store,
+            Endpoint(chosen.party, chosen.addresses, chosen.identity, listener, chosen.timeout),
+            serving.Door(entrance, door.clients),
+            queries=queries,
+            ready=lambda: terminal.notes.print(f"party {chosen.party} answers queries"),
+            answered=costs.append,
+        )
+    values = {
+        "party": chosen.party,
+        "queries": len(costs),
+        "rows": sum(cost.rows for cost in costs),
+        "bytes_sent": sum(cost.bytes_sent for cost in costs),
+        "rounds_per_query": costs[-1].rounds if costs else 0,
+    }
+    text = f"{values['queries']} queries, {values['bytes_sent'] / 1e6:.2f} MB sent from here"
+    terminal.report(values, text, as_json)
+
+
+@app.command(epilog="Example: mpc-training query client.toml scans.npy --divisor 255")
+def query(
+    settings: Annotated[Path, typer.Argument(help="TOML file: identity, and the three parties.")],
+    rows: Annotated[Path, typer.Argument(help="Rows to ask about: .npy or IDX.")],
+    divisor: Annotated[float, typer.Option(help="What to divide values by.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Ask three parties about rows that none of them sees: the most likely class of each."""
+    chosen = read_client_settings(settings)
+    array = read_array(rows)
+    if array.ndim < 2 or not divisor > 0:
+        raise SettingsError(f"{rows}: shape {array.shape}, divisor {divisor:g}: expected rows, > 0")
+    begun = perf_counter()
+    logits, sent = serving.query(
+        chosen.addresses, chosen.identity, np.asarray(array, np.float64) / divisor, chosen.timeout
+    )
+    seconds = perf_counter() - begun
+    labels = logits.argmax(1).tolist()
+    values = {"labels": labels, "logits": logits.tolist(), "bytes_sent": sent, "seconds": seconds}
+    text = (
+        f"{' '.join(map(str, labels))}\n{seconds * 1e3:.0f} ms, {sent / 1e3:.0f} kB sent from here"
+    )
+    terminal.report(values, text, as_json)
 
 
 def _figures(report: Report) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def take_part(
     if len(endpoint.addresses) != PARTIES:
         raise DataError(f"{len(endpoint.addresses)} parties: expected {PARTIES}")
     holding.check_classes(run.network.classes)
-    store = None if checkpoints is None else _store(checkpoints, run, holding)
+    store = None if checkpoints is None else open_checkpoints(checkpoints, run, holding)
     transport = connect(
         endpoint.index, endpoint.addresses, endpoint.identity, endpoint.listener, endpoint.timeout
     )
@@ -150,7 +150,8 @@ def _told(error: MPCError) -> str:
     return str(error).splitlines()[0]
 
 
-def _store(folder: Path, run: Run, holding: Holding) -> Checkpoints:
+def open_checkpoints(folder: Path, run: Run, holding: Holding) -> Checkpoints:
+    """This party's checkpoints of this run on these records. Raises `CheckpointError`."""
     digest = hashlib.sha256(json.dumps(run.facts, sort_keys=True).encode()).hexdigest()
     return Checkpoints(folder, digest, holding.digest)
 

@@ -35,14 +35,19 @@
     inputs = 784
     outputs = 10
 
+    [serving]                                    # for `mpc-training serve`, after training
+    address = "10.0.0.1:9100"                    # where clients reach this party
+    clients = ["client.certificate.pem"]         # who may ask
+
+A client's file holds `timeout`, [identity], and [[parties]] with the addresses for clients.
 Paths are relative to the file. What is not understood is an error, never ignored.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mpc_training import certificates
 from mpc_training.errors import SettingsError
@@ -57,12 +62,32 @@ from mpc_training.transport import Address, Identity
 _MAX_BYTES = 2**20
 _TOP = {
     "party", "timeout", "seed", "model", "checkpoints", "checkpoint_every", "identity", "parties",
-    "data", "training", "opened", "network",
+    "data", "training", "opened", "network", "serving",
 }  # fmt: skip
 _DATA = {
     "kind", "features", "labels", "divisor", "columns", "label_column", "id_column",
 }  # fmt: skip
 DEFAULT_TIMEOUT = 60.0
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where this party answers clients, and the certificates (DER) of those."""
+
+    host: str
+    port: int
+    clients: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """Whom a client asks, as whom, and after how many seconds of silence it gives up."""
+
+    addresses: tuple[Address, ...]
+    identity: Identity
+    timeout: float
 
 
 @dataclass(frozen=True)
@@ -78,6 +103,7 @@ class Settings:
     checkpoints: Path | None
     data: Mapping[str, Any]
     folder: Path
+    serving: Serving | None
 
     def holding(self) -> Holding:
         """Read this party's records. Raises `DataError`."""
@@ -97,14 +123,18 @@ class Settings:
 
 def read_settings(path: Path) -> Settings:
     """Read and check a settings file. Raises `SettingsError`, or what its parts raise."""
+    return _read(path, _TOP, _checked)
+
+
+def _read(path: Path, known: set[str], check: Callable[[Mapping[str, Any], Path], Found]) -> Found:
     try:
         with path.open("rb") as file:
             content = tomllib.loads(file.read(_MAX_BYTES).decode())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path} cannot be read as TOML: {error}") from None
-    _only("the file", content, _TOP)
+    _only("the file", content, known)
     try:
-        return _checked(content, path.absolute().parent)
+        return check(content, path.absolute().parent)
     except KeyError as error:
         raise SettingsError(
             f"{path} lacks {error.args[0]!r}: see `mpc-training party --help`"
@@ -114,11 +144,9 @@ def read_settings(path: Path) -> Settings:
 
 
 def _checked(content: Mapping[str, Any], folder: Path) -> Settings:
-    party, timeout = content["party"], float(content.get("timeout", DEFAULT_TIMEOUT))
+    party, timeout = content["party"], _timeout(content)
     if not (isinstance(party, int) and 0 <= party < PARTIES):
         raise SettingsError(f"party {party!r}: expected 0 to {PARTIES - 1}")
-    if not 0.1 <= timeout <= 86400:
-        raise SettingsError(f"timeout {timeout:g}: expected 0.1 to 86400 seconds")
     data = content["data"]
     _only("[data]", data, _DATA)
     if data["kind"] not in ("rows", "columns"):
@@ -129,10 +157,7 @@ def _checked(content: Mapping[str, Any], folder: Path) -> Settings:
             f"[[parties]] lists {len(addresses)} parties: expected {PARTIES} with certificates of "
             "their own"
         )
-    identity = Identity(
-        folder / content["identity"]["certificate"], folder / content["identity"]["private_key"]
-    )
-    certificates.check_private(identity.private_key)
+    identity = _identity(content, folder)
     if certificates.read(identity.certificate) != addresses[party].certificate:
         raise SettingsError(
             f"[identity] has another certificate than party {party} in [[parties]]: correct either"
@@ -148,7 +173,49 @@ def _checked(content: Mapping[str, Any], folder: Path) -> Settings:
         None if store is None else folder / store,
         data,
         folder,
+        _serving(content.get("serving"), folder),
     )
+
+
+def _serving(content: Mapping[str, Any] | None, folder: Path) -> Serving | None:
+    if content is None:
+        return None
+    _only("[serving]", content, {"address", "clients"})
+    host, port = _host_port(content["address"])
+    clients = tuple(certificates.read(folder / path) for path in content["clients"])
+    if not clients:
+        raise SettingsError(
+            "[serving] lists no clients: expected certificates of those who may ask"
+        )
+    return Serving(host, port, clients)
+
+
+def read_client_settings(path: Path) -> ClientSettings:
+    """Read and check a client's settings file. Raises as `read_settings` does."""
+    return _read(path, {"timeout", "identity", "parties"}, _client)
+
+
+def _client(content: Mapping[str, Any], folder: Path) -> ClientSettings:
+    identity = _identity(content, folder)
+    addresses = tuple(_address(entry, folder) for entry in content["parties"])
+    if len(addresses) != PARTIES:
+        raise SettingsError(f"[[parties]] lists {len(addresses)} parties: expected {PARTIES}")
+    return ClientSettings(addresses, identity, _timeout(content))
+
+
+def _identity(content: Mapping[str, Any], folder: Path) -> Identity:
+    names = content["identity"]
+    identity = Identity(folder / names["certificate"], folder / names["private_key"])
+    certificates.check_private(identity.private_key)
+    certificates.read(identity.certificate)
+    return identity
+
+
+def _timeout(content: Mapping[str, Any]) -> float:
+    timeout = float(content.get("timeout", DEFAULT_TIMEOUT))
+    if not 0.1 <= timeout <= 86400:
+        raise SettingsError(f"timeout {timeout:g}: expected 0.1 to 86400 seconds")
+    return timeout
 
 
 def _run(content: Mapping[str, Any]) -> Run:
@@ -180,10 +247,15 @@ def _run(content: Mapping[str, Any]) -> Run:
 
 def _address(entry: Mapping[str, Any], folder: Path) -> Address:
     _only("[[parties]]", entry, {"address", "certificate"})
-    host, _, port = str(entry["address"]).rpartition(":")
+    host, port = _host_port(entry["address"])
+    return Address(host, port, certificates.read(folder / entry["certificate"]))
+
+
+def _host_port(text: Any) -> tuple[str, int]:
+    host, _, port = str(text).rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise SettingsError(f"address {entry['address']!r}: expected HOST:PORT")
-    return Address(host, int(port), certificates.read(folder / entry["certificate"]))
+        raise SettingsError(f"address {text!r}: expected HOST:PORT")
+    return host, int(port)
 
 
 def _only(where: str, found: Mapping[str, Any], known: set[str]) -> None:

@@ -59,6 +59,7 @@ RECORD_OVERHEAD = 22
 _CHUNK = 2**18
 _JOINED = 2**16
 _RETRY_SECONDS = 0.05
+_IDLE_SECONDS = 3600.0
 _HANDSHAKE_SECONDS = 5.0
 _BACKLOG = 8
 
@@ -276,6 +277,15 @@ class TlsTransport:
         )
         return {peer: bytes(heard[peer][: int(lengths[peer][0])]) for peer in greetings}
 
+    def wait(self, peer: int) -> None:
+        """Until a peer sends something or goes away; however long it takes."""
+        link = self._links[peer]
+        while not link.stream.pending():
+            poll = select.poll()
+            poll.register(link.stream.fileno(), select.POLLIN)
+            if poll.poll(_IDLE_SECONDS * 1000):
+                return
+
     def _run(self, links: Sequence[_Link]) -> None:
         """Move bytes both ways until all is sent and received."""
         moved_at = monotonic()
@@ -370,6 +380,57 @@ def connect(
             stream.close()
         raise
     return TlsTransport(party, links, timeout)
+
+
+def call(
+    party: int, addresses: Mapping[int, Address], identity: Identity, timeout: float
+) -> TlsTransport:
+    """Connect, as `party`, with those that are listening already. Raises as `connect` does."""
+    deadline = monotonic() + timeout
+    links: dict[int, ssl.SSLSocket] = {}
+    try:
+        for peer, address in addresses.items():
+            links[peer] = _call(peer, address, identity, deadline)
+    except BaseException:
+        for stream in links.values():
+            stream.close()
+        raise
+    return TlsTransport(party, links, timeout)
+
+
+def answer(
+    party: int,
+    caller: int,
+    known: Sequence[bytes],
+    identity: Identity,
+    listener: socket.socket,
+    timeout: float,
+    *,
+    patience: float,
+) -> TlsTransport:
+    """Wait `patience` seconds for a caller with one of the certificates `known` (DER), which
+    becomes the peer `caller`. Strangers are refused. Raises `Unreachable` if nobody came."""
+    settings = context(ssl.PROTOCOL_TLS_SERVER, identity, known)
+    deadline = monotonic() + patience
+    while True:
+        left = deadline - monotonic()
+        listener.settimeout(min(max(left, 0.01), _IDLE_SECONDS))
+        try:
+            plain, _ = listener.accept()
+        except TimeoutError:
+            if left > _IDLE_SECONDS:
+                continue
+            raise Unreachable(f"nobody called within {patience:g} s") from None
+        except OSError as error:
+            raise Unreachable(f"the listening socket failed ({error.strerror})") from None
+        try:
+            stream = _shake(settings, plain, server_side=True, deadline=monotonic() + timeout)
+        except OSError:
+            plain.close()
+            continue
+        if stream.getpeercert(binary_form=True) in known:
+            return TlsTransport(party, {caller: stream}, timeout)
+        stream.close()
 
 
 def context(side: int, identity: Identity, trusted: Sequence[bytes]) -> ssl.SSLContext:

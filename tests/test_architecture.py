@@ -112,6 +112,7 @@ MPC_ORDER = (
     "replicated",
     "checkpoint",
     "session",
+    "serving",
     "settings",
     "local_parties",
     "terminal",
@@ -307,13 +308,16 @@ def test_random_numbers_for_secrets_come_from_one_module() -> None:
 
 
 def test_shares_are_opened_in_one_module() -> None:
-    """Who adds up both own parts and a received one opens a value: `sharing.reveal` alone."""
+    """Who adds up both own parts and a received one opens a value: `sharing.reveal` among parties,
+    and in `serving` the client, who puts together the answer to its own query."""
     openers = {
         name.removeprefix("mpc_training.")
         for name, path in modules("mpc_training").items()
         if "decode(" in path.read_text(encoding="utf-8")
     }
-    assert openers <= {"sharing", "fixed_point", "wire", "settings", "agreement", "record_files"}
+    assert openers <= {
+        "sharing", "serving", "fixed_point", "wire", "settings", "agreement", "record_files",
+    }  # fmt: skip
 
 
 def test_what_moves_shares_knows_no_torch() -> None:

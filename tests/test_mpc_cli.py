@@ -219,5 +219,5 @@ def test_mistakes_in_options_are_one_line(run: Any, words: str, said: str) -> No
 
 
 def test_help_shows_examples(run: Any) -> None:
-    for verb in ("local", "keys", "party"):
+    for verb in ("local", "keys", "party", "serve", "query"):
         assert "Example: mpc-training" in run(verb, "--help").out

@@ -56,9 +56,7 @@ def measure(network, batch, steps):
 
     def convolved(x, layer):
         dimensions = ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(
-            x, layer[0], (1, 1), "VALID", dimension_numbers=dimensions
-        )
+        y = jax.lax.conv_general_dilated(x, layer[0], (1, 1), "VALID", dimension_numbers=dimensions)
         n, h, w, c = y.shape
         pooled = (y + layer[1]).reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
         return jax.nn.relu(pooled)
