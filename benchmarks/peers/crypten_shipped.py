@@ -3,8 +3,9 @@ default, and `update_parameters`, whose default clamp compares every gradient.
 
     python crypten_shipped.py NETWORK BATCH STEPS      → one line of JSON
 
-Runs in the environment that `make setup` makes, as CrypTen cannot be installed with its dependencies.
-CPU time is the sum over the three processes; bytes and rounds are CrypTen's own counters, bytes summed.
+Runs in the environment that `make setup` makes, as CrypTen cannot be installed with its
+dependencies. CPU time is the sum over the three processes; bytes and rounds are CrypTen's own
+counters, bytes summed.
 """
 
 import json
