@@ -1,7 +1,8 @@
 """A training step of three parties: ours, CrypTen as shipped and SPU's ABY3, interleaved.
 
 Ours are real processes on real TLS sockets, started by `mpc-training local`; CrypTen's are
-processes on plain sockets (gloo); SPU's are threads with queues in memory. Same networks, batch of 128.
+processes on plain sockets (gloo); SPU's are threads with queues in memory. Same networks, batch of
+128.
 """
 
 from __future__ import annotations

@@ -184,7 +184,8 @@ def tops(name: str) -> set[str]:
 def test_every_module_has_its_place(package: str) -> None:
     order = ORDERS[package]
     found = {name.removeprefix(f"{package}.") for name in modules(package)}
-    assert found - {package} - FOLDERS == set(order)
+    folders = FOLDERS if package == "he_inference" else set()
+    assert found - {package} - folders == set(order)
     assert len(set(order)) == len(order)
 
 
