@@ -33,7 +33,7 @@ bench: .venv/.ready
 
 setup: .venv/.ready
 
-.venv/.ready: requirements.txt pyproject.toml
+.venv/.ready: requirements.txt requirements-crypten.txt pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "Python 3.11 or newer is needed. Name one: make PYTHON=/path/to/python3.11"; exit 2; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
@@ -43,6 +43,7 @@ setup: .venv/.ready
 	  --index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements.txt)" || \
 	  echo "no CPU build of PyTorch within reach: taking the ordinary one"
 	$(RUN) -m pip install -q --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install -q --disable-pip-version-check --no-deps -r requirements-crypten.txt
 	$(RUN) -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import bench_batch, bench_query, measure
+from benchmarks import bench_batch, bench_query, bench_training, measure
 from benchmarks.readme import RESULTS, blocks, filled
 from benchmarks.report import markdown
 
@@ -74,7 +74,24 @@ def run_batch(
     bench_batch.run(1 if quick else 5, not quick, emit, progress)
 
 
-BENCHMARKS: Mapping[str, Runner] = {"query": run_query, "batch": run_batch}
+def run_training(
+    *,
+    quick: bool,
+    peers: bool,
+    queries: int | None,
+    emit: bench_query.Emit,
+    progress: bench_query.Progress,
+) -> None:
+    """A training step on shares: CPU seconds, bytes, rounds; CrypTen and SPU with peers."""
+    networks = ("mlp",) if quick else bench_training.NETWORKS
+    bench_training.run(networks, 1 if quick else 3, peers, emit, progress)
+
+
+BENCHMARKS: Mapping[str, Runner] = {
+    "query": run_query,
+    "batch": run_batch,
+    "training": run_training,
+}
 """What `run` can measure, by name; `list` prints the first line of each docstring."""
 
 

@@ -25,6 +25,8 @@ def markdown(rows: Iterable[Row]) -> str:
         parts += ["## Thousands of queries at once", _table(_BATCH, by_kind["batch"])]
     if "growth" in by_kind:
         parts += ["## Growth of a batch's cost", _table(_GROWTH, by_kind["growth"])]
+    if "training" in by_kind:
+        parts += ["## A training step, three parties", _table(_TRAINING, by_kind["training"])]
     if "mnist" in by_kind:
         parts += [
             "## One query, the shipped MNIST network",
@@ -111,6 +113,16 @@ def _hardware(row: Row) -> str:
     return str(row["hardware"]) if "hardware" in row else f"{row['cores']} core"
 
 
+_TRAINING: Sequence[Column] = (
+    ("system", _plain("system")),
+    ("figure", _plain("source")),
+    ("network", _plain("network")),
+    ("CPU s, all parties", _number("cpu_seconds_per_step", 3)),
+    ("wall s", _number("seconds_per_step", 3)),
+    ("MB", _number("bytes_per_step", 1, 1e6)),
+    ("rounds", _number("rounds_per_step", 0)),
+    ("protection", _plain("protection")),
+)
 _TUTORIAL: Sequence[Column] = (
     ("system", _plain("system")),
     ("figure", _plain("source")),

@@ -12,10 +12,12 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from he_inference import errors
+from mpc_training import errors as mpc_errors
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("he_inference", "mpc_training", "private_models")
@@ -92,6 +94,7 @@ ORDER = (
     "user_files",
     "__main__",
 )
+<<<<<<< HEAD
 PRIVATE_ORDER = (
     "errors",
     "noise",
@@ -124,6 +127,46 @@ WHEN_NEEDED = {
     ("he_inference.server", "he_inference.packed_engine"),
     ("he_inference.batch_engine", "he_inference.backend.residues.torch_evaluator"),
 }
+=======
+SECRET_HOLDERS = {"client", "batch_client", "encryption_worker"}
+"""The client of either layout, and the process that encrypts for it; nobody else sees a key."""
+MPC_ORDER = (
+    "errors",
+    "crypten_repairs",
+    "randomness",
+    "ring",
+    "fixed_point",
+    "tensor",
+    "arithmetic",
+    "clear",
+    "network",
+    "torch_modules",
+    "layers",
+    "softmax",
+    "training",
+    "record_files",
+    "holdings",
+    "batches",
+    "model_file",
+    "certificates",
+    "wire",
+    "transport",
+    "agreement",
+    "alignment",
+    "party",
+    "sharing",
+    "replicated",
+    "checkpoint",
+    "session",
+    "serving",
+    "settings",
+    "local_parties",
+    "terminal",
+    "__main__",
+)
+"""Of `mpc_training`: what is trained, on what, over which wire, by whom."""
+ORDERS = {"he_inference": ORDER, "mpc_training": MPC_ORDER}
+>>>>>>> parties
 FOLDERS = {"backend", "backend.residues", "layouts", "serving"}
 
 
@@ -184,20 +227,25 @@ def tops(name: str) -> set[str]:
 # ---------------------------------------------------------------------------- one way
 
 
-def test_every_module_has_its_place() -> None:
-    found = {name.removeprefix("he_inference.") for name in modules("he_inference")}
-    assert found - {"he_inference"} - FOLDERS == set(ORDER)
-    assert len(set(ORDER)) == len(ORDER)
+@pytest.mark.parametrize("package", ORDERS)
+def test_every_module_has_its_place(package: str) -> None:
+    order = ORDERS[package]
+    found = {name.removeprefix(f"{package}.") for name in modules(package)}
+    folders = FOLDERS if package == "he_inference" else set()
+    assert found - {package} - folders == set(order)
+    assert len(set(order)) == len(order)
 
 
-def test_imports_point_one_way() -> None:
+@pytest.mark.parametrize("package", ORDERS)
+def test_imports_point_one_way(package: str) -> None:
     """Earlier modules only; so there is no cycle either."""
     wrong = []
-    for place, short in enumerate(ORDER):
-        earlier = {f"he_inference.{other}" for other in ORDER[:place]}
-        ours = {m for m in imports(f"he_inference.{short}") if m.startswith("he_inference")}
+    order = ORDERS[package]
+    for place, short in enumerate(order):
+        earlier = {f"{package}.{other}" for other in order[:place]}
+        ours = {m for m in imports(f"{package}.{short}") if m.startswith(package)}
         if short == "__main__":
-            ours -= {"he_inference"}  # the command line is a user of the public names
+            ours -= {package}  # the command line is a user of the public names
         wrong += [f"{short} imports {module}" for module in sorted(ours - earlier)]
     assert not wrong
 
@@ -277,8 +325,25 @@ def test_the_secret_key_is_held_by_clients_alone() -> None:
                 "he_inference.network",
                 "he_inference.program",
                 "he_inference.tensor_file",
+<<<<<<< HEAD
                 "private_models.head",
                 "private_models.backbones.extraction",
+=======
+                "mpc_training.model_file",
+            },
+        ),
+        ("ssl", {"mpc_training.transport", "he_inference.service", "he_inference.remote"}),
+        ("crypten", {"mpc_training.crypten_repairs"}),
+        ("tomllib", {"mpc_training.settings"}),
+        (
+            "cryptography",
+            {
+                "mpc_training.randomness",
+                "mpc_training.certificates",
+                "mpc_training.checkpoint",
+                "he_inference.backend.residues.sampling",
+                "private_models.noise",
+>>>>>>> parties
             },
         ),
         ("httpx", {"he_inference.remote"}),
@@ -311,6 +376,42 @@ def test_torch_is_for_training_translating_and_accelerators() -> None:
     users = {name for name in modules("he_inference") if "torch" in tops(name)}
     allowed = {"nn", "torch_modules", "backend.residues.torch_evaluator", "__main__"}
     assert users <= {f"he_inference.{name}" for name in allowed}
+
+
+def test_random_numbers_for_secrets_come_from_one_module() -> None:
+    """The operating system is asked by `randomness`; elsewhere for names of files and nonces that
+    are no ring elements. numpy's generators draw what is public: batches, first weights."""
+    drawing = {
+        name.removeprefix("mpc_training.")
+        for name, path in modules("mpc_training").items()
+        if "urandom" in path.read_text(encoding="utf-8")
+    }
+    assert drawing == {"randomness", "checkpoint"}
+    public = {
+        name.removeprefix("mpc_training.")
+        for name, path in modules("mpc_training").items()
+        if "np.random" in path.read_text(encoding="utf-8")
+    }
+    assert public <= {"batches", "network", "session", "local_parties", "__main__"}
+
+
+def test_shares_are_opened_in_one_module() -> None:
+    """Who adds up both own parts and a received one opens a value: `sharing.reveal` among parties,
+    and in `serving` the client, who puts together the answer to its own query."""
+    openers = {
+        name.removeprefix("mpc_training.")
+        for name, path in modules("mpc_training").items()
+        if "decode(" in path.read_text(encoding="utf-8")
+    }
+    assert openers <= {
+        "sharing", "serving", "fixed_point", "wire", "settings", "agreement", "record_files",
+    }  # fmt: skip
+
+
+def test_what_moves_shares_knows_no_torch() -> None:
+    users = {name for name in modules("mpc_training") if "torch" in tops(name)}
+    allowed = {"torch_modules", "crypten_repairs", "__main__"}
+    assert users <= {f"mpc_training.{name}" for name in allowed}
 
 
 def test_crypten_stays_inside_mpc_training() -> None:
@@ -423,10 +524,10 @@ def loaded_names() -> list[str]:
 # ---------------------------------------------------------------------------- errors
 
 
-def drawn_tree() -> dict[str, str]:
+def drawn_tree(module: ModuleType) -> dict[str, str]:
     """Child to parent, from the drawing at the top of errors.py; four columns a generation."""
     parents, line_of_descent = {}, []
-    for line in (errors.__doc__ or "").splitlines():
+    for line in (module.__doc__ or "").splitlines():
         name = line.lstrip(" │├└─").split(" ")[0]
         if not line.startswith("    ") or not name:
             continue
@@ -438,36 +539,46 @@ def drawn_tree() -> dict[str, str]:
     return parents
 
 
-def test_the_drawing_is_the_tree() -> None:
+ERRORS = {"he_inference": (errors, "HEError"), "mpc_training": (mpc_errors, "MPCError")}
+
+
+@pytest.mark.parametrize("package", ERRORS)
+def test_the_drawing_is_the_tree(package: str) -> None:
+    module, root = ERRORS[package]
     classes = {
         name: kind
-        for name, kind in vars(errors).items()
+        for name, kind in vars(module).items()
         if isinstance(kind, type) and issubclass(kind, Exception)
     }
     assert all(len(kind.__bases__) == 1 and kind.__doc__ for kind in classes.values())
     parents = {name: kind.__base__.__name__ for name, kind in classes.items()}
-    assert parents.pop("HEError") == "Exception"
-    assert drawn_tree() == parents
+    assert parents.pop(root) == "Exception"
+    assert drawn_tree(module) == parents
 
 
 INTERNAL = {"MisfitError", "SmallPrimeError"}
 """Caught where they are raised, and never seen by a caller."""
 
 
-def test_whatever_is_raised_on_purpose_is_in_the_tree() -> None:
+@pytest.mark.parametrize("package", ERRORS)
+def test_whatever_is_raised_on_purpose_is_in_the_tree(package: str) -> None:
     """Exceptions defined elsewhere are private, or known to be internal, or grow from the tree."""
-    known = set(vars(errors)) | INTERNAL
-    for name, path in modules("he_inference").items():
-        if name == "he_inference.errors":
+    module, _ = ERRORS[package]
+    known = set(vars(module)) | INTERNAL
+    for name, path in modules(package).items():
+        if name == f"{package}.errors":
             continue
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 bases = {ast.unparse(base) for base in node.bases}
                 raised = {b for b in bases if b in known or b.endswith(("Error", "Exception"))}
-                assert raised <= set(vars(errors)) or node.name in INTERNAL, f"{name}.{node.name}"
+                assert raised <= set(vars(module)) or node.name in INTERNAL, f"{name}.{node.name}"
 
 
-@pytest.mark.parametrize("name", [m for m in modules("he_inference") if not m.endswith("__main__")])
+@pytest.mark.parametrize(
+    "name",
+    [m for package in ERRORS for m in modules(package) if not m.endswith("__main__")],
+)
 def test_only_errors_of_the_tree_are_raised_by_name(name: str) -> None:
     """Built-in exceptions are raised where a caller of this package never sees them: by `nn`, which
     follows torch's manners, by `nodes` and `program` for their own callers inside, and for names
@@ -475,7 +586,11 @@ def test_only_errors_of_the_tree_are_raised_by_name(name: str) -> None:
     builtin = {"ValueError", "TypeError", "RuntimeError", "KeyError", "Exception", "OSError"}
     inside = {
         "he_inference.nn", "he_inference.nodes", "he_inference.signature", "he_inference.affine",
+<<<<<<< HEAD
         "he_inference.batch_signature", "he_inference.batch_program",
+=======
+        "mpc_training.tensor", "mpc_training.torch_modules",
+>>>>>>> parties
     }  # fmt: skip
     raised = {
         ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)

@@ -1,0 +1,405 @@
+"""`mpc-training`: one verb for each role in training on secret shares.
+
+local                    all parties on this machine: to try it, and to measure it
+keys ─▸ party            one party among real organisations, from a settings file
+        serve ◂─▸ query  the model stays shared, and answers clients
+"""
+
+import json
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Annotated, Any, cast
+
+import numpy as np
+import typer
+
+from mpc_training import certificates, local_parties, serving, terminal
+from mpc_training.batches import Batches
+from mpc_training.clear import Clear
+from mpc_training.errors import MPCError, SettingsError
+from mpc_training.fixed_point import ACTIVATION_BITS, GRADIENT_BITS, Array
+from mpc_training.model_file import read_model, write_model
+from mpc_training.network import Network
+from mpc_training.record_files import read_array
+from mpc_training.session import Endpoint, Progress, Report, Run, open_checkpoints, take_part
+from mpc_training.settings import DEFAULT_TIMEOUT, read_client_settings, read_settings
+from mpc_training.sharing import Disclosure
+from mpc_training.training import Recipe, Trainer
+from mpc_training.transport import listen
+from workloads.datasets import Dataset, DatasetError, Splits, mnist, mnist_sample
+
+USER_ERROR = 2
+INTERRUPTED = 130
+PARTIES = (3,)
+PROTOCOL = "three parties, replicated shares, semi-honest, no dealer"
+_SAMPLE_TEST = 100
+_BLOCK = 1000
+_MAX_SEED = 2**32 - 1
+_Misuse = cast(type[Exception], typer.BadParameter.__mro__[2])
+"""click's ClickException, or that of the copy of click which newer releases of typer hold."""
+
+app = typer.Typer(
+    help="Train one model on data that nobody may pool.",
+    epilog="Try it all at once: mpc-training local --data sample --network mlp --epochs 3",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+# ---------------------------------------------------------------------------- local
+
+
+@app.command(
+    epilog="Example: mpc-training local --parties 3 --data mnist --network mlp --epochs 1 --json"
+)
+def local(
+    parties: Annotated[int, typer.Option(help="Parties; 3 need no dealer.")] = 3,
+    data: Annotated[str, typer.Option(help="mnist, or sample: 300 images that ship.")] = "sample",
+    network: Annotated[str, typer.Option(help="logistic, mlp or lenet.")] = "mlp",
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
+    batch: Annotated[int, typer.Option(help="Images a step.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="Of the mean gradient.")] = 0.1,
+    momentum: Annotated[float, typer.Option(help="From 0 to below 1.")] = 0.9,
+    decay: Annotated[float, typer.Option(help="Of the learning rate, an epoch.")] = 0.7,
+    loss: Annotated[bool, typer.Option(help="Open the mean loss every ten steps.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Of first weights and batches; public.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the MNIST files are.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds of silence that end it.")] = (
+        DEFAULT_TIMEOUT
+    ),
+    as_json: Json = False,
+) -> None:
+    """Deal a data set to parties that are processes of their own, and let them train together.
+
+    The same loop then runs on plain numbers, from the same first weights in the same batches.
+    """
+    if parties not in PARTIES:
+        raise SettingsError(f"--parties {parties}: expected 3")
+    splits = _splits(data, folder)
+    recipe = Recipe(learning_rate, momentum, batch, epochs, decay)
+    drawn = secrets.randbelow(_MAX_SEED) if seed is None else seed
+    if not 0 <= drawn <= _MAX_SEED or (steps is not None and steps < 1):
+        raise SettingsError(
+            f"--seed {seed}, --steps {steps}: expected 0 to 2^32 − 1, and 1 or more"
+        )
+    run = Run(_network(network), recipe, Disclosure(loss=loss), drawn, steps)
+    pixels = np.rint(splits.train.images * 255).astype(np.uint8)
+    pieces = local_parties.deal(pixels, splits.train.labels, drawn)
+    with tempfile.TemporaryDirectory(prefix="mpc-training-") as name:
+        place = Path(name)
+        settings = local_parties.prepare(place, run, pieces, 255.0, timeout)
+        begun = perf_counter()
+        with _watching(as_json) as watch:
+            reports = local_parties.run_parties(settings, resume=False, watch=watch)
+        seconds = perf_counter() - begun
+        _, weights = read_model(place / "model-0.safetensors")
+    with terminal.notes.status("the same loop on plain numbers …"):
+        plain = _plain(run, pieces)
+    values = {
+        "accuracy": _accuracy(run.network, weights, splits.test),
+        "plain_accuracy": _accuracy(run.network, plain, splits.test),
+        "seconds_per_step": median(reports[0]["step_seconds"]),
+        "cpu_seconds_per_step": sum(median(r["step_cpu_seconds"]) for r in reports),
+        "bytes_per_step": round(sum(median(r["step_bytes"]) for r in reports)),
+        "rounds_per_step": round(median(reports[0]["step_rounds"])),
+        "protocol": PROTOCOL,
+        "parties": parties,
+        "steps": reports[0]["steps"],
+        "batch": batch,
+        "network": network,
+        "data": data,
+        "test_images": len(splits.test),
+        "seconds": seconds,
+        "rollbacks": reports[0]["rollbacks"],
+        "loss": reports[0]["loss"],
+        "largest_weight_difference": float(np.abs(weights - plain).max()),
+        "seed": drawn,
+    }
+    text = (
+        f"accuracy   {values['accuracy']:.2%} of {len(splits.test)} test images, "
+        f"{values['plain_accuracy']:.2%} by the same loop on plain numbers\n"
+        f"a step     {values['seconds_per_step'] * 1e3:.0f} ms, "
+        f"{values['cpu_seconds_per_step']:.3f} CPU seconds of all parties, "
+        f"{values['bytes_per_step'] / 1e6:.2f} MB, {values['rounds_per_step']} rounds\n"
+        f"the run    {values['steps']} steps in {seconds:.0f} s\n"
+        f"protocol   {PROTOCOL}"
+    )
+    terminal.report(values, text, as_json)
+
+
+def _splits(data: str, folder: Path | None) -> Splits:
+    if data == "mnist":
+        return mnist(folder)
+    if data != "sample":
+        raise SettingsError(f"--data {data!r}: expected mnist or sample")
+    whole = mnist_sample()
+    return Splits(whole.take(slice(_SAMPLE_TEST, None)), whole.take(slice(_SAMPLE_TEST)))
+
+
+def _network(name: str) -> Network:
+    from mpc_training.torch_modules import from_torch
+    from workloads.shared_networks import INPUT_SHAPE, NETWORKS
+
+    if name not in NETWORKS:
+        raise SettingsError(f"--network {name!r}: expected one of {', '.join(NETWORKS)}")
+    return from_torch(NETWORKS[name](), INPUT_SHAPE)
+
+
+def _plain(run: Run, pieces: list[local_parties.Piece]) -> Array:
+    """The weights that the same loop finds on plain numbers."""
+    clear = Clear()
+    first = run.network.first_weights(np.random.default_rng([run.seed]))
+    trainer = Trainer.start(clear, run.network, first)
+    recipe = run.recipe
+    batches = Batches(tuple(len(piece.labels) for piece in pieces), recipe.batch, run.seed)
+    total = batches.steps * recipe.epochs
+    for step in range(total if run.steps is None else min(total, run.steps)):
+        chosen = list(zip(pieces, batches.rows(step), strict=True))
+        x = np.concatenate([piece.features[rows] for piece, rows in chosen]) / 255
+        labels = np.concatenate([piece.labels[rows] for piece, rows in chosen])
+        y = np.eye(run.network.classes)[labels]
+        rate = recipe.learning_rate * recipe.decay ** (step // batches.steps)
+        trainer.step(
+            clear.public(x, ACTIVATION_BITS), clear.public(y, GRADIENT_BITS), rate, recipe.momentum
+        )
+    return np.asarray(trainer.weights.parts[0])
+
+
+def _accuracy(network: Network, weights: Array, data: Dataset) -> float:
+    """Of the network in the clear, on float64."""
+    clear = Clear()
+    trainer = Trainer.start(clear, network, weights)
+    right = 0
+    for start in range(0, len(data), _BLOCK):
+        part = data.take(slice(start, start + _BLOCK))
+        x = clear.public(part.images.reshape(-1, *network.input_shape), ACTIVATION_BITS)
+        right += int((trainer.logits(x).parts[0].argmax(1) == part.labels).sum())
+    return right / len(data)
+
+
+@contextmanager
+def _watching(quiet: bool) -> Iterator[Any]:
+    with terminal.bar(quiet) as progress:
+        task = progress.add_task("training", total=None, detail="")
+
+        def watch(line: dict[str, Any]) -> None:
+            loss = "" if line["loss"] is None else f"loss {line['loss']:.3f}  "
+            detail = f"{loss}{line['bytes_sent'] / 1e6:.0f} MB sent"
+            progress.update(task, completed=line["done"], total=line["total"], detail=detail)
+
+        yield watch
+
+
+# ---------------------------------------------------------------------------- among organisations
+
+
+@app.command(epilog="Example: mpc-training keys alpha --folder keys")
+def keys(
+    name: Annotated[str, typer.Argument(help="This party's name: letters, digits, '-', '_'.")],
+    folder: Annotated[Path, typer.Option(help="Where to write; must exist.")] = Path(),
+    days: Annotated[int, typer.Option(help="How long the certificate is valid.")] = (
+        certificates.VALID_DAYS
+    ),
+    as_json: Json = False,
+) -> None:
+    """Make a private key, which stays here, and a certificate, which the other parties need."""
+    files = certificates.make(name, folder, days=days)
+    fingerprint = certificates.fingerprint(certificates.read(files.certificate))
+    values = {
+        "certificate": str(files.certificate),
+        "private_key": str(files.private_key),
+        "fingerprint": fingerprint,
+    }
+    text = (
+        f"{files.certificate}  for the other parties; let them compare this with you:\n"
+        f"  {fingerprint}\n{files.private_key}  stays here"
+    )
+    terminal.report(values, text, as_json)
+
+
+@app.command(epilog="Example: mpc-training party alpha.toml --resume")
+def party(
+    settings: Annotated[Path, typer.Argument(help="TOML file; see the documentation.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last common checkpoint.")
+    ] = False,
+    lines: Annotated[
+        bool, typer.Option("--progress", help="With --json: a line of progress every second.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take part in a training run with the other parties of a settings file."""
+    chosen = read_settings(settings)
+    holding = chosen.holding()
+    own = chosen.addresses[chosen.party]
+    with listen(own.host, own.port) as listener, _telling(as_json, lines) as progress:
+        report = take_part(
+            chosen.run,
+            holding,
+            Endpoint(chosen.party, chosen.addresses, chosen.identity, listener, chosen.timeout),
+            checkpoints=chosen.checkpoints,
+            resume=resume,
+            progress=progress,
+        )
+    written = report.weights is not None and chosen.model is not None
+    if report.weights is not None and chosen.model is not None:
+        write_model(chosen.model, chosen.run.network, report.weights)
+    model = str(chosen.model) if written else None
+    where = f"model written to {model}" if written else "this party gets no model"
+    text = f"{report.steps} steps, {sum(report.step_bytes) / 1e6:.1f} MB sent from here; {where}"
+    terminal.report({"party": chosen.party, "model": model, **_figures(report)}, text, as_json)
+
+
+@app.command(epilog="Example: mpc-training serve alpha.toml")
+def serve(
+    settings: Annotated[Path, typer.Argument(help="The TOML file that `party` trained with.")],
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many queries; never by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer queries about a model that stays shared, with the other parties that trained it."""
+    chosen = read_settings(settings)
+    if chosen.serving is None or chosen.checkpoints is None:
+        raise SettingsError(f"{settings} needs [serving], and `checkpoints` to serve from")
+    store = open_checkpoints(chosen.checkpoints, chosen.run, chosen.holding())
+    own, door = chosen.addresses[chosen.party], chosen.serving
+    costs: list[serving.Answered] = []
+    with listen(own.host, own.port) as listener, listen(door.host, door.port) as entrance:
+        serving.serve(
+            chosen.run,
+            store,
+            Endpoint(chosen.party, chosen.addresses, chosen.identity, listener, chosen.timeout),
+            serving.Door(entrance, door.clients),
+            queries=queries,
+            ready=lambda: terminal.notes.print(f"party {chosen.party} answers queries"),
+            answered=costs.append,
+        )
+    values = {
+        "party": chosen.party,
+        "queries": len(costs),
+        "rows": sum(cost.rows for cost in costs),
+        "bytes_sent": sum(cost.bytes_sent for cost in costs),
+        "rounds_per_query": costs[-1].rounds if costs else 0,
+    }
+    text = f"{values['queries']} queries, {values['bytes_sent'] / 1e6:.2f} MB sent from here"
+    terminal.report(values, text, as_json)
+
+
+@app.command(epilog="Example: mpc-training query client.toml scans.npy --divisor 255")
+def query(
+    settings: Annotated[Path, typer.Argument(help="TOML file: identity, and the three parties.")],
+    rows: Annotated[Path, typer.Argument(help="Rows to ask about: .npy or IDX.")],
+    divisor: Annotated[float, typer.Option(help="What to divide values by.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Ask three parties about rows that none of them sees: the most likely class of each."""
+    chosen = read_client_settings(settings)
+    array = read_array(rows)
+    if array.ndim < 2 or not divisor > 0:
+        raise SettingsError(f"{rows}: shape {array.shape}, divisor {divisor:g}: expected rows, > 0")
+    begun = perf_counter()
+    logits, sent = serving.query(
+        chosen.addresses, chosen.identity, np.asarray(array, np.float64) / divisor, chosen.timeout
+    )
+    seconds = perf_counter() - begun
+    labels = logits.argmax(1).tolist()
+    values = {"labels": labels, "logits": logits.tolist(), "bytes_sent": sent, "seconds": seconds}
+    text = (
+        f"{' '.join(map(str, labels))}\n{seconds * 1e3:.0f} ms, {sent / 1e3:.0f} kB sent from here"
+    )
+    terminal.report(values, text, as_json)
+
+
+def _figures(report: Report) -> dict[str, Any]:
+    return {
+        "steps": report.steps,
+        "resumed_at": report.resumed_at,
+        "rollbacks": report.rollbacks,
+        "records": report.records,
+        "loss": report.loss,
+        "step_seconds": report.step_seconds,
+        "step_cpu_seconds": report.step_cpu_seconds,
+        "step_bytes": report.step_bytes,
+        "step_rounds": report.step_rounds,
+    }
+
+
+@contextmanager
+def _telling(as_json: bool, lines: bool) -> Iterator[Any]:
+    """Progress as a bar for people, or as lines of JSON once a second for programs."""
+    with _watching(as_json) as watch:
+        said = perf_counter()
+
+        def tell(progress: Progress) -> None:
+            nonlocal said
+            line = {
+                "done": progress.done,
+                "total": progress.total,
+                "bytes_sent": progress.bytes_sent,
+                "loss": progress.loss,
+            }
+            watch(line)
+            if as_json and lines and perf_counter() - said > 1:
+                said = perf_counter()
+                sys.stdout.write(json.dumps(line) + "\n")
+                sys.stdout.flush()
+
+        yield tell
+
+
+# ---------------------------------------------------------------------------- running
+
+
+def _misuse(error: Any) -> str:
+    """One line for an argument that does not fit."""
+    context = getattr(error, "ctx", None)
+    hint = f" (see {context.command_path} --help)" if context else ""
+    return f"{error.format_message().rstrip('.')}{hint}"
+
+
+def _run() -> int:
+    """Run a verb; the exit code."""
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        terminal.forget_output()
+        return 1
+    except (MPCError, DatasetError) as error:
+        terminal.complain(str(error))
+    except _Misuse as error:
+        if str(error):  # without any verb typer has shown the help, and says no more
+            terminal.complain(_misuse(error))
+    except ModuleNotFoundError as error:
+        terminal.complain(
+            f"this verb needs {error.name or 'a package'}: pip install 'sottovoce[parties]'"
+        )
+    except OSError as error:
+        terminal.forget_output()
+        terminal.complain(str(error))
+    return USER_ERROR
+
+
+def main() -> None:
+    """Run a verb; a user's mistake is one line on stderr and exit code 2."""
+    terminal.show_what_can_be_shown(terminal.out, sys.stdout)
+    terminal.show_what_can_be_shown(terminal.notes, sys.stderr)
+    sys.exit(_run())
+
+
+if __name__ == "__main__":
+    main()

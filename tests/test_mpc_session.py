@@ -1,0 +1,303 @@
+"""Whole runs of three parties over TLS: rows, columns, who gets the model, faults and resuming."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpc_training import session as session_module
+from mpc_training.batches import Batches
+from mpc_training.clear import Clear
+from mpc_training.errors import BlowUp, DataError, Disagreement, MPCError, PeerLeft
+from mpc_training.fixed_point import ACTIVATION_BITS, GRADIENT_BITS, Array
+from mpc_training.holdings import Holding
+from mpc_training.network import Linear, Network, Relu
+from mpc_training.session import Endpoint, Progress, Report, Run, take_part
+from mpc_training.sharing import Disclosure
+from mpc_training.training import Recipe, Trainer
+from mpc_training.transport import Identity, listen
+from tests.insecure_parties import in_threads
+from tests.tls_parties import addresses_of, make_identities
+
+NETWORK = Network((Linear(6, 5), Relu(), Linear(5, 3)), (6,))
+RUN = Run(NETWORK, Recipe(0.25, 0.75, 32, 2), Disclosure(), seed=5, checkpoint_every=2)
+Watch = Callable[[int, Progress], None]
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> list[Identity]:
+    return make_identities(tmp_path_factory.mktemp("keys"), ["a", "b", "c"])
+
+
+def table(count: int, seed: int) -> tuple[Array, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = np.round(rng.normal(0, 1, (count, 6)) * 64) / 64
+    return x, (x[:, 0] > 0.3).astype(np.int64) + (x[:, 1] > 0)
+
+
+def rows() -> list[Holding]:
+    return [Holding("rows", *table(count, seed)) for seed, count in enumerate((70, 41, 83))]
+
+
+def run(
+    three: list[Identity],
+    holdings: Sequence[Holding],
+    runs: Run | Sequence[Run] = RUN,
+    *,
+    folders: Sequence[Path] | None = None,
+    resume: bool = False,
+    watch: Watch | None = None,
+    timeout: float = 20.0,
+) -> list[Report | MPCError]:
+    """The report or error of each party."""
+    told = [runs] * 3 if isinstance(runs, Run) else list(runs)
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listen("127.0.0.1", 0)) for _ in three]
+        addresses = addresses_of(three, [taken.getsockname()[1] for taken in listeners])
+
+        def part(index: int) -> Report | MPCError:
+            endpoint = Endpoint(index, tuple(addresses), three[index], listeners[index], timeout)
+            try:
+                return take_part(
+                    told[index], holdings[index], endpoint,
+                    checkpoints=folders[index] if folders else None, resume=resume,
+                    progress=None if watch is None else lambda p: watch(index, p),
+                )  # fmt: skip
+            except MPCError as error:
+                return error
+
+        return in_threads([partial(part, index) for index in range(3)])
+
+
+def reports(results: list[Report | MPCError]) -> list[Report]:
+    for result in results:
+        if isinstance(result, MPCError):
+            raise result
+    return [result for result in results if isinstance(result, Report)]
+
+
+def errors(results: list[Report | MPCError]) -> list[MPCError]:
+    assert all(isinstance(result, MPCError) for result in results), results
+    return [result for result in results if isinstance(result, MPCError)]
+
+
+def in_the_clear(pieces: list[tuple[Array, np.ndarray]], run: Run = RUN) -> Array:
+    clear, recipe = Clear(), run.recipe
+    first = run.network.first_weights(np.random.default_rng([run.seed]))
+    trainer = Trainer.start(clear, run.network, first)
+    batches = Batches(tuple(len(x) for x, _ in pieces), recipe.batch, run.seed)
+    for step in range(batches.steps * recipe.epochs):
+        chosen = list(zip(pieces, batches.rows(step), strict=True))
+        x = np.concatenate([x[rows] for (x, _), rows in chosen])
+        y = np.concatenate([np.eye(3)[y[rows]] for (_, y), rows in chosen])
+        trainer.step(
+            clear.public(x, ACTIVATION_BITS), clear.public(y, GRADIENT_BITS),
+            recipe.learning_rate, recipe.momentum,
+        )  # fmt: skip
+    return np.asarray(trainer.weights.parts[0])
+
+
+TOLERANCE = 2e-3
+"""12 steps: 2^−16 a layer and step, times rate and sum of momenta, and now and then a unit at its
+kink that opens on one side only, which moves weights by η/n·|x||δ| ≤ 0.25/32·0.1."""
+
+
+# ---------------------------------------------------------------------------- what comes out
+
+
+def test_rows_of_three_parties_train_the_pooled_model(three: list[Identity]) -> None:
+    results = reports(run(three, rows(), replace(RUN, disclosure=Disclosure(loss=True))))
+    pooled = in_the_clear([table(count, seed) for seed, count in enumerate((70, 41, 83))])
+    for report in results:
+        assert report.weights is not None and np.array_equal(report.weights, results[0].weights)
+        assert np.abs(report.weights - pooled).max() < TOLERANCE
+        assert report.steps == len(report.step_bytes) == 12 and report.rollbacks == 0
+        assert report.loss is not None and 0 < report.loss < 1.2
+    assert [report.records for report in results] == [70, 41, 83]
+
+
+def test_the_model_goes_to_those_named_alone(three: list[Identity]) -> None:
+    for model_to in ((1,), ()):
+        chosen = replace(RUN, disclosure=Disclosure(model_to), steps=1)
+        got = [report.weights is not None for report in reports(run(three, rows(), chosen))]
+        assert got == [index in model_to for index in range(3)]
+
+
+def test_columns_are_joined_by_id(three: list[Identity]) -> None:
+    """Each party knows other columns of overlapping records, in an order of its own."""
+    x, y = table(120, 0)
+    names = [f"record {k}" for k in range(120)]
+    rng = np.random.default_rng(1)
+    parts = []
+    for owner, columns in enumerate((slice(0, 1), slice(1, 4), slice(4, 6))):
+        have = rng.permutation(np.arange(owner * 5, 110 + owner * 5))
+        labels = y[have] if owner == 1 else None
+        parts.append(
+            Holding("columns", x[have][:, columns], labels, ids=tuple(names[k] for k in have))
+        )
+    chosen = replace(RUN, recipe=Recipe(0.5, 0.75, 32, 8), checkpoint_every=0)
+    results = reports(run(three, parts, chosen))
+    assert [report.records for report in results] == [100] * 3
+    weights = results[0].weights
+    assert weights is not None
+    clear = Clear()
+    trainer = Trainer.start(clear, NETWORK, weights)
+    right = trainer.logits(clear.public(x, ACTIVATION_BITS)).parts[0].argmax(1) == y
+    # Mixed-up rows or columns would learn nothing: always the largest class is right in half.
+    assert right.mean() > 0.8 > np.bincount(y).max() / len(y) + 0.2
+
+
+# ---------------------------------------------------------------------------- before sharing
+
+
+def test_parties_that_were_told_different_things(three: list[Identity]) -> None:
+    told = [RUN, replace(RUN, seed=6), replace(RUN, recipe=Recipe(0.5, 0.75, 32, 2))]
+    found = errors(run(three, rows(), told))
+    assert all(isinstance(error, (Disagreement, PeerLeft)) for error in found)
+    assert any('"seed": 5 here, 6 at party 1' in str(error) for error in found)
+
+
+def wrong(change: str) -> list[Holding]:
+    x, y = table(60, 3)
+    ids = tuple(map(str, range(60)))
+    good = rows()
+    columns = [
+        Holding("columns", x[:, k : k + 2], y if k == 0 else None, ids=ids) for k in (0, 2, 4)
+    ]
+    return {
+        "another width": [*good[:2], Holding("rows", x[:, :5], y)],
+        "rows and columns": [*good[:2], columns[0]],
+        "labels twice": [columns[0], columns[0], columns[2]],
+        "too few columns": [columns[0], columns[1], Holding("columns", x[:, :1], None, ids=ids)],
+    }[change]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("another width", "has records of shape \\[5\\], the network takes \\[6\\]"),
+        ("rows and columns", "choose one"),
+        ("labels twice", "expected exactly one of them"),
+        ("too few columns", "do not add up"),
+    ],
+)
+def test_data_that_do_not_fit_together(three: list[Identity], change: str, said: str) -> None:
+    found = errors(run(three, wrong(change)))
+    assert any(isinstance(error, Disagreement) for error in found)
+    for error in found:
+        if isinstance(error, Disagreement):
+            with pytest.raises(Disagreement, match=said):
+                raise error
+
+
+def test_no_common_record(three: list[Identity]) -> None:
+    x, y = table(20, 0)
+    parts = [
+        Holding("columns", x[:, 2 * k : 2 * k + 2], y if k == 0 else None,
+                ids=tuple(f"{k} {j}" for j in range(20)))
+        for k in range(3)
+    ]  # fmt: skip
+    assert any("no record id is common" in str(error) for error in errors(run(three, parts)))
+
+
+def test_too_many_classes_is_said_before_connecting(three: list[Identity]) -> None:
+    x, y = table(20, 0)
+    bad = [*rows()[:2], Holding("rows", x, y + 3)]
+    found = errors(run(three, bad, timeout=1.0))
+    assert isinstance(found[2], DataError) and "labels go up to 5" in str(found[2])
+    assert not any("labels" in str(error) for error in found[:2])
+
+
+# ---------------------------------------------------------------------------- faults
+
+
+class Killed(MPCError):
+    """Stands for a process that dies."""
+
+
+def killer(at: int, party: int) -> Watch:
+    def watch(index: int, progress: Progress) -> None:
+        if index == party and progress.done == at:
+            raise Killed("no more")
+
+    return watch
+
+
+def copies(folders: Sequence[Path], name: str) -> list[Path]:
+    made = [folder.with_name(f"{folder.name}-{name}") for folder in folders]
+    for old, new in zip(folders, made, strict=True):
+        shutil.copytree(old, new)
+    return made
+
+
+def test_a_killed_run_resumes_to_the_same_bits(three: list[Identity], tmp_path: Path) -> None:
+    """Killed at step 5, resumed from 4: once without trouble; once killed again at 9, resumed from
+    8, where one party has lost its last checkpoint. Both end in the same weights, bit for bit."""
+    folders = [tmp_path / str(index) for index in range(3)]
+    found = errors(run(three, rows(), folders=folders, watch=killer(5, 1)))
+    assert isinstance(found[1], Killed)
+    for index in (0, 2):
+        assert isinstance(found[index], PeerLeft)
+        assert "\n" not in str(found[index])
+    again = copies(folders, "again")
+    smooth = reports(run(three, rows(), folders=folders, resume=True))
+    assert [report.resumed_at for report in smooth] == [4] * 3
+    errors(run(three, rows(), folders=again, resume=True, watch=killer(9, 2)))
+    (again[0] / "step-000000008.checkpoint").unlink()
+    rough = reports(run(three, rows(), folders=again, resume=True))
+    assert [report.resumed_at for report in rough] == [6] * 3
+    for a, b in zip(smooth, rough, strict=True):
+        assert a.weights is not None and b.weights is not None
+        assert a.weights.tobytes() == b.weights.tobytes()
+    other = reports(run(three, rows()))[0].weights
+    assert other is not None and smooth[0].weights is not None
+    assert other.tobytes() != smooth[0].weights.tobytes()  # a new run draws anew
+
+
+def test_resuming_needs_the_same_records_and_settings(
+    three: list[Identity], tmp_path: Path
+) -> None:
+    """The same pads on other data would give the difference away."""
+    folders = [tmp_path / str(index) for index in range(3)]
+    reports(run(three, rows(), replace(RUN, steps=2), folders=folders))
+    changed = rows()
+    x, y = table(70, 77)
+    changed[0] = Holding("rows", x, y)
+    for holdings, told in ((changed, replace(RUN, steps=2)), (rows(), RUN)):
+        found = errors(run(three, holdings, told, folders=folders, resume=True))
+        assert any("no checkpoint is common" in str(error) for error in found)
+
+
+def test_checkpoints_of_different_sessions_are_not_mixed(
+    three: list[Identity], tmp_path: Path
+) -> None:
+    folders = [tmp_path / str(index) for index in range(3)]
+    chosen = replace(RUN, steps=4)
+    reports(run(three, rows(), chosen, folders=folders))
+    old = copies(folders, "old")
+    reports(run(three, rows(), chosen, folders=folders))
+    mixed = [folders[0], old[1], folders[2]]
+    found = errors(run(three, rows(), chosen, folders=mixed, resume=True))
+    assert any("no checkpoint is common" in str(error) for error in found)
+
+
+def test_a_blow_up_is_rolled_back_or_said(
+    three: list[Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check is told once that numbers blew up, and then always."""
+    wild = replace(RUN, recipe=Recipe(8.0, 0.75, 32, 2))
+    big = [Holding("rows", holding.values(slice(None)) * 12, holding.labels) for holding in rows()]
+    found = run(three, big, wild)
+    assert all(isinstance(r, BlowUp) or (isinstance(r, Report) and r.rollbacks) for r in found)
+    limit = session_module.MAX_ROLLBACKS
+    monkeypatch.setattr(session_module, "MAX_ROLLBACKS", 0)
+    failed = errors(run(three, big, wild))
+    assert any("choose a smaller one, or scale the data" in str(error) for error in failed)
+    assert limit == 3
