@@ -94,7 +94,6 @@ ORDER = (
     "user_files",
     "__main__",
 )
-<<<<<<< HEAD
 PRIVATE_ORDER = (
     "errors",
     "noise",
@@ -127,9 +126,6 @@ WHEN_NEEDED = {
     ("he_inference.server", "he_inference.packed_engine"),
     ("he_inference.batch_engine", "he_inference.backend.residues.torch_evaluator"),
 }
-=======
-SECRET_HOLDERS = {"client", "batch_client", "encryption_worker"}
-"""The client of either layout, and the process that encrypts for it; nobody else sees a key."""
 MPC_ORDER = (
     "errors",
     "crypten_repairs",
@@ -166,7 +162,6 @@ MPC_ORDER = (
 )
 """Of `mpc_training`: what is trained, on what, over which wire, by whom."""
 ORDERS = {"he_inference": ORDER, "mpc_training": MPC_ORDER}
->>>>>>> parties
 FOLDERS = {"backend", "backend.residues", "layouts", "serving"}
 
 
@@ -325,10 +320,8 @@ def test_the_secret_key_is_held_by_clients_alone() -> None:
                 "he_inference.network",
                 "he_inference.program",
                 "he_inference.tensor_file",
-<<<<<<< HEAD
                 "private_models.head",
                 "private_models.backbones.extraction",
-=======
                 "mpc_training.model_file",
             },
         ),
@@ -343,12 +336,10 @@ def test_the_secret_key_is_held_by_clients_alone() -> None:
                 "mpc_training.checkpoint",
                 "he_inference.backend.residues.sampling",
                 "private_models.noise",
->>>>>>> parties
             },
         ),
         ("httpx", {"he_inference.remote"}),
         ("dp_accounting", {"private_models.accounting"}),
-        ("cryptography", {"private_models.noise"}),
     ],
 )
 def test_one_importer(library: str, allowed: set[str]) -> None:
@@ -586,11 +577,8 @@ def test_only_errors_of_the_tree_are_raised_by_name(name: str) -> None:
     builtin = {"ValueError", "TypeError", "RuntimeError", "KeyError", "Exception", "OSError"}
     inside = {
         "he_inference.nn", "he_inference.nodes", "he_inference.signature", "he_inference.affine",
-<<<<<<< HEAD
         "he_inference.batch_signature", "he_inference.batch_program",
-=======
         "mpc_training.tensor", "mpc_training.torch_modules",
->>>>>>> parties
     }  # fmt: skip
     raised = {
         ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
