@@ -6,9 +6,12 @@ demo                                                              all of it, on 
 """
 
 import json
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Annotated, Any, cast
@@ -18,7 +21,14 @@ import typer
 
 import he_inference
 from he_inference import terminal, user_files
-from he_inference.errors import HEError, InputError, ModelFileError, UnknownKey, WrongProgram
+from he_inference.errors import (
+    HEError,
+    InputError,
+    MessageError,
+    ModelFileError,
+    UnknownKey,
+    WrongProgram,
+)
 from he_inference.tensor_file import read_format
 from workloads.datasets import DatasetError
 from workloads.demo import Report, run_demo
@@ -128,7 +138,10 @@ def compile_(
     ] = "packed",
     response: Annotated[
         str | None,
-        typer.Option(help="private hides the weights, plain does not; batched: private if unsaid."),
+        typer.Option(
+            help="private: answers show scores alone; plain: the weights too, to a client that "
+            "looks. Batched: private if unsaid."
+        ),
     ] = None,
     precision: Annotated[float, typer.Option(help="Bits of the answers to hold.")] = 10.0,
     examples: Annotated[
@@ -235,7 +248,11 @@ def encrypt(
     user_files.write(output, message)
     values = {"queries": len(queries), "bytes": len(message)}
     count = "1 query" if len(queries) == 1 else f"{len(queries)} queries"
-    terminal.report(values, f"{output}: {count}, {len(message) / 1e3:.1f} kB", as_json)
+    terminal.report(values, f"{output}: {count}, {_size(len(message))}", as_json)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 @app.command(
@@ -250,14 +267,31 @@ def evaluate(
 ) -> None:
     """Evaluate a message of queries without seeing them."""
     user_files.check_output(output, program, evaluation, query)
+    keys, message = user_files.read(evaluation), user_files.read(query)
+    if keys.startswith(user_files.SECRET_BEGINS):
+        raise InputError(
+            f"{evaluation} is a secret key, which no server should have: expected the file that "
+            "keygen wrote as --evaluation"
+        )
     server = he_inference.Server(program)
-    server.register(user_files.read(evaluation))
+    with _named(evaluation):
+        server.register(keys)
     started = process_time()
-    answer = server.evaluate(user_files.read(query))
+    with _named(query):
+        answer = server.evaluate(message)
     milliseconds = 1e3 * (process_time() - started)
     user_files.write(output, answer)
     values = {"bytes": len(answer), "server_ms": milliseconds}
     terminal.report(values, f"{output}: {len(answer) / 1e3:.1f} kB, {milliseconds:.0f} ms", as_json)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What is wrong with a message, with the file that it is in."""
+    try:
+        yield
+    except MessageError as error:
+        raise type(error)(f"{path}: {error}") from None
 
 
 @app.command(epilog="Example: he-inference decrypt mnist.program.signature my.key answer.bin")
@@ -269,7 +303,8 @@ def decrypt(
 ) -> None:
     """Decrypt an answer: a label and rounded scores for every query."""
     client = he_inference.Client.load(secret, he_inference.load_signature(signature))
-    scores = client.decrypt(user_files.read(answer))
+    with _named(answer):
+        scores = client.decrypt(user_files.read(answer))
     _report_scores(scores, [str(number) for number in range(len(scores))], {}, as_json)
 
 
@@ -314,6 +349,7 @@ def serve(
     _check_range("--port", port, 1, 65535)
     loaded = he_inference.load_program(program)
     _check_response(program, loaded, response)
+    _check_device(device)
     chosen: dict[str, Any] = {} if workers is None else {"workers": workers}
     settings = service.Settings(
         device=device,
@@ -324,6 +360,16 @@ def serve(
         **chosen,
     )
     service.serve(loaded, host, port, settings)
+
+
+def _check_device(device: str) -> None:
+    """Before a worker starts that would have to say so."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f"--device {device!r}: expected cpu or cuda")
+    if device != "cpu":
+        from he_inference.backend.residues.torch_evaluator import torch_device
+
+        torch_device(device)
 
 
 def _check_response(
@@ -391,16 +437,32 @@ def query(
         "upload_bytes": asked.sent,
         "download_bytes": asked.received,
         "seconds": asked.seconds,
-        "queries_per_second": len(stream) / asked.seconds,
     }
-    names = list(stream.names())
-    _report_scores(np.concatenate(asked.scores), names, {"names": names, **more}, as_json)
+    answered = sum(map(len, asked.scores))
+    names = list(islice(stream.names(), answered + 1))
+    if answered:
+        more |= {"names": names[:answered], "queries_per_second": answered / asked.seconds}
+        _report_scores(np.concatenate(asked.scores), names[:answered], more, as_json)
+    if asked.failure is not None:
+        if answered:
+            terminal.complain(
+                f"{answered} of {len(stream)} queries were answered, and stand above: ask again "
+                f"from {names[answered]} on"
+            )
+        raise asked.failure
     if not as_json:
         terminal.note(
-            f"{len(stream)} queries in {asked.seconds:.1f} s, "
-            f"{len(stream) / asked.seconds:.0f} a second; {asked.sent / 1e6:.1f} MB up, "
-            f"{asked.received / 1e6:.2f} MB down"
+            f"{answered} queries in {asked.seconds:.1f} s, {answered / asked.seconds:.0f} a "
+            f"second; {_size(asked.sent)} up, {_size(asked.received)} down{_hint(client, answered)}"
         )
+
+
+def _hint(client: "he_inference.Client", answered: int) -> str:
+    """Why a few queries were slow."""
+    batched = isinstance(client.signature, he_inference.BatchSignature)
+    if not batched or 2 * answered > client.max_queries:
+        return ""
+    return f" (a message costs the same with up to {client.max_queries})"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -413,12 +475,14 @@ def _message_size(
 ) -> int:
     """Queries in a message: as wished for, as the layout has room for, as the service takes."""
     size = client.max_queries
-    if not isinstance(client.signature, he_inference.BatchSignature):
+    if wanted is None and not isinstance(client.signature, he_inference.BatchSignature):
         size = min(size, DEFAULT_BATCH)
-    if wanted is not None:
-        size = min(wanted, client.max_queries)
     most = server.health().get("max_batch")
-    return min(size, most) if type(most) is int and most >= 1 else size  # what it says is foreign
+    if type(most) is int and most >= 1:  # what it says is foreign
+        size = min(size, most)
+    if wanted is not None and wanted > size:
+        terminal.note(f"--batch {wanted}: a message takes {size} queries, so many are sent in each")
+    return min(size, wanted or size)
 
 
 @dataclass
@@ -430,6 +494,8 @@ class _Asked:
     sent: int = 0
     received: int = 0
     seconds: float = 0.0
+    failure: BaseException | None = None
+    """What ended it early: an error, or the user."""
 
 
 def _ask(
@@ -455,13 +521,17 @@ def _ask(
                 # Encryption is about two thirds of the time that a message takes.
                 progress.update(task, completed=start + 2 * size * done // (3 * of))
 
-            message = client.encrypt(queries, show)
             try:
-                answer = server.evaluate(message)
-            except UnknownKey:  # others' keys have pushed ours out since
-                server.register(keys)
-                answer = server.evaluate(message)
-            asked.scores.append(client.decrypt(answer))
+                message = client.encrypt(queries, show)
+                try:
+                    answer = server.evaluate(message)
+                except UnknownKey:  # others' keys have pushed ours out since
+                    server.register(keys)
+                    answer = server.evaluate(message)
+                asked.scores.append(client.decrypt(answer))
+            except (HEError, KeyboardInterrupt) as error:
+                asked.failure = error
+                break
             asked.sent += len(message)
             asked.received += len(answer)
             progress.update(task, completed=before + len(queries))

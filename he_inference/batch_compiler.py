@@ -111,8 +111,8 @@ class CompiledBatch:
         if self.signature.response == "plain":
             return "plain: a client that looks at them closely learns the weights"
         return (
-            f"private: flooded with {self.program.plan.flooding_bits} bits, "
-            f"{self.signature.statistical_bits:.0f}-bit statistical distance"
+            f"private: flooded with {self.program.plan.flooding_bits} bits, statistical distance "
+            f"2^-{self.signature.statistical_bits:.0f} a message (at most 2^-40)"
         )
 
 

@@ -128,7 +128,10 @@ class Client:
         """As `encrypt`, the message in parts as they are made; refuses queries at once."""
         batch = self.check(x)
         if len(batch) > self.max_queries:
-            raise InputError(f"{len(batch)} queries: at most {self.max_queries} go in one message")
+            raise InputError(
+                f"{len(batch)} queries: at most {self.max_queries} go in one message; encrypt "
+                "them in parts, or ask a service with he-inference query, which does"
+            )
         return self._cipher.encrypt(batch, self._known_key_id(), progress)
 
     def decrypt(self, answer: bytes) -> Array:

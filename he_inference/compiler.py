@@ -97,6 +97,7 @@ class Compiled:
             f"takes         {self.signature.input_shape}, values from "
             f"{self.signature.input_range[0]:g} to {self.signature.input_range[1]:g}",
             f"precision     {self.signature.precision_bits:.1f} bits of the largest answer",
+            "answers       plain: a client that looks at them closely learns the weights",
             f"time          about {c.client_ms:.0f} ms client, {c.server_ms:.0f} ms server",
         ]
         return "\n".join(lines)

@@ -6,7 +6,7 @@ from secrets import token_hex
 
 from he_inference.errors import InputError
 
-_SECRET_BEGINS = b"STVCSECRET"
+SECRET_BEGINS = b"STVCSECRET"
 
 
 def check_output(path: Path, *read: Path) -> None:
@@ -22,7 +22,7 @@ def check_output(path: Path, *read: Path) -> None:
         raise InputError(f"{path} is not an ordinary file: name another to write")
     if path.resolve() in [other.resolve() for other in read]:
         raise InputError(f"{path} is named twice, and would be overwritten: name another to write")
-    if path.is_file() and first_bytes(path, len(_SECRET_BEGINS)) == _SECRET_BEGINS:
+    if path.is_file() and first_bytes(path, len(SECRET_BEGINS)) == SECRET_BEGINS:
         raise InputError(f"{path} is a secret key, which is never overwritten: name another")
 
 

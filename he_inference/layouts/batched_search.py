@@ -180,8 +180,8 @@ class _Search:
         judgement = self._judge(generous)
         if judgement.error > self._wishes.computed:
             whole = judgement.error * self._wishes.error / self._wishes.computed
-            best = floor(-10 * log2(whole)) / 10
-            return f"the best precision is {best:.1f} bits: ask for at most that"
+            reason = f"the best precision is {floor(-10 * log2(whole)) / 10:.1f} bits"
+            return self._refusal(reason, generous, judgement)
         choice = generous
         for step in STEPS:
             choice, judgement = self._shortened(choice, judgement, step)
@@ -265,8 +265,7 @@ class _Search:
         stages = self._quantised(choice)
         best = self._parameters(choice, judgement)
         if isinstance(best, str):
-            last = self._ring_degree == RING_DEGREES[-1]
-            return f"{best}: {self._remedy(choice, judgement)}" if last else best
+            return self._refusal(best, choice, judgement)
         bits = self._flooding(best, stages) if self._wishes.private else 0
         return BatchedPlan(
             best,
@@ -304,11 +303,18 @@ class _Search:
         responded = RESPONSE_SHARE * self._wishes.error
         return sqrt(computed**2 + flooded**2 + 2 * responded**2)
 
+    def _refusal(self, reason: str, choice: _Choice, judgement: _Judgement) -> str:
+        """A reason, and for the last ring what would help."""
+        if self._ring_degree != RING_DEGREES[-1]:
+            return reason
+        return f"{reason}: {self._remedy(choice, judgement)}"
+
     def _remedy(self, choice: _Choice, judgement: _Judgement) -> str:
         """The highest precision that fits, found by going on from a choice that does not."""
         while self._wishes.error < 0.5:
             self._wishes = replace(self._wishes, error=2 * self._wishes.error)
-            choice, judgement = self._shortened(choice, judgement, 1)
+            for step in STEPS:
+                choice, judgement = self._shortened(choice, judgement, step)
             # What flooding needs depends on the precision, and with it the scale.
             judgement = self._judge(choice)
             if not isinstance(self._parameters(choice, judgement), str):

@@ -40,7 +40,7 @@ class TorchResidueEvaluator:
         self, plan: BatchedPlan, device: str = "cuda", *, coefficients: int = COEFFICIENTS_AT_ONCE
     ) -> None:
         self._schedule = schedule(plan)
-        self._device = _device(device)
+        self._device = torch_device(device)
         self._coefficients = coefficients
         self._blocks = {
             number: self._on_device(step)
@@ -75,7 +75,7 @@ class TorchResidueEvaluator:
         return weights.to(self._device), gather.to(self._device), rows.to(self._device)
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
     """Raises `ServiceError` for one that torch does not have."""
     try:
         device = torch.device(name)
