@@ -10,6 +10,7 @@ Redirects are not followed, since a query meant for one address is none of anoth
 
 import json
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from random import uniform
 from time import monotonic, sleep
@@ -39,6 +40,7 @@ DEFAULT_TIMEOUT = 90.0
 MAX_ATTEMPTS = 4
 _MAX_JSON_BYTES = 1 << 16
 _MAX_LINE = 500
+_PIECE_BYTES = 1 << 20
 _FIRST_PAUSE_SECONDS = 0.25
 _MAX_PAUSE_SECONDS = 5.0
 _NAMES: dict[str, type[HEError]] = {
@@ -167,9 +169,12 @@ class RemoteServer:
         return self._attempt(method, path, body, limit)
 
     def _attempt(self, method: str, path: str, body: bytes | None, limit: int) -> bytes:
-        headers = {"content-type": BINARY} if body is not None else {}
+        headers, content = {}, None
+        if body is not None:
+            headers = {"content-type": BINARY, "content-length": str(len(body))}
+            content = _pieces(body)
         try:
-            with self._http.stream(method, path, content=body, headers=headers) as response:
+            with self._http.stream(method, path, content=content, headers=headers) as response:
                 self._answered = True
                 self._check_form(response)
                 if response.status_code != 200:
@@ -226,6 +231,12 @@ class RemoteServer:
         return Unreachable(
             f"{self.url} went away in the middle ({type(error).__name__}): try again"
         )
+
+
+def _pieces(body: bytes) -> Iterator[bytes]:
+    """Whole, httpcore would copy what is left of it after every write."""
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield body[start : start + _PIECE_BYTES]
 
 
 class _TryLater(Busy):
