@@ -193,7 +193,7 @@ def test_a_system_that_ends_says_why() -> None:
 
 def test_every_peer_is_pinned() -> None:
     scripts = {path.stem for path in peer_environment.PEERS_FOLDER.glob("*.txt")}
-    assert scripts == set(bench_query.PEERS)
+    assert set(bench_query.PEERS) <= scripts
     for peer in scripts:
         lines = (peer_environment.PEERS_FOLDER / f"{peer}.txt").read_text().split()
         assert all(line.count("==") == 1 for line in lines)

@@ -701,13 +701,16 @@ def test_an_interruption_leaves_nothing_half_written(
 
 def test_what_marks_a_secret_key(files: Files) -> None:
     """`client` and the command line agree on it."""
-    assert files.my_key.read_bytes().startswith(cli.user_files._SECRET_BEGINS)
+    assert files.my_key.read_bytes().startswith(cli.user_files.SECRET_BEGINS)
 
 
 # ---------------------------------------------------------------------------- over HTTP
 
 
-LAST_LINE = r"{} queries in [\d.]+ s, \d+ a second; [\d.]+ MB up, [\d.]+ MB down\n"
+LAST_LINE = (
+    r"{} queries in [\d.]+ s, \d+ a second; [\d.]+ [kM]B up, [\d.]+ [kM]B down"
+    r"( \(a message costs the same with up to \d+\))?\n"
+)
 
 
 def free_port() -> int:
@@ -1177,6 +1180,8 @@ class Nearby:
     posts: list[str]
     lost: int = 0
     """Queries still to be answered as if their keys had been dropped."""
+    lives: int = 1 << 30
+    """Messages that are answered before nothing answers any more."""
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         path, body = request.url.path, request.content
@@ -1191,6 +1196,9 @@ class Nearby:
         if self.lost:
             self.lost -= 1
             return httpx.Response(404, json={"error": "UnknownKey", "message": "no such keys"})
+        self.lives -= 1
+        if self.lives < 0:
+            raise httpx.ConnectError("refused")
         return httpx.Response(200, content=self.server.evaluate(body))
 
 
@@ -1225,9 +1233,10 @@ def test_keys_go_to_the_service_once(nearby: Nearby, private: Files, tmp_path: P
 def test_batch_is_the_users_choice(
     nearby: Nearby, private: Files, size: str, messages: int
 ) -> None:
-    """As far as there are slots."""
-    said = run("query", URL, private.queries, "--batch", size, "--json").json
-    assert said["labels"] == corners(7)[1]
+    """As far as there are slots, and it is said where they end."""
+    ran = run("query", URL, private.queries, "--batch", size, "--json")
+    assert ran.code == 0 and json.loads(ran.out)["labels"] == corners(7)[1]
+    assert (f"--batch {size}: a message takes 4096" in ran.err) is (size == "16384")
     assert nearby.posts == ["/v1/keys"] + ["/v1/evaluate"] * messages
 
 
@@ -1237,6 +1246,36 @@ def test_keys_that_were_dropped_are_sent_again(nearby: Nearby, private: Files) -
     assert said["labels"] == corners(7)[1]
     once = ["/v1/keys", "/v1/evaluate"]
     assert nearby.posts == [*once, *once, "/v1/evaluate"]
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_what_was_answered_is_not_lost(
+    nearby: Nearby, private: Files, options: tuple[str, ...]
+) -> None:
+    """When the service goes away: rows so far, from where to go on, then why."""
+    nearby.lives = 2
+    ran = run("query", URL, private.queries, "--batch", "2", *options)
+    assert ran.code == 2
+    rows, why = ran.err.splitlines()
+    assert "4 of 7 queries were answered" in rows and "queries.npy[4]" in rows
+    assert "nothing answers" in why
+    expected = corners(7)[1][:4]
+    if options:
+        assert json.loads(ran.out)["labels"] == expected
+    else:
+        assert [int(line.split()[1]) for line in ran.out.splitlines()[1:]] == expected
+
+
+def test_nothing_answered_is_nothing_shown(nearby: Nearby, private: Files) -> None:
+    nearby.lives = 0
+    refused("query", URL, private.queries, naming=("nothing answers",))
+
+
+def test_a_secret_key_is_no_evaluation_keys(private: Files, tmp_path: Path) -> None:
+    refused(
+        "evaluate", private.m_program, private.my_key, private.queries, "-o", tmp_path / "a",
+        naming=("secret key", "no server should have"),
+    )  # fmt: skip
 
 
 def test_keys_are_not_sent_for_ever(nearby: Nearby, private: Files) -> None:

@@ -151,7 +151,7 @@ def test_columns_are_joined_by_id(three: list[Identity]) -> None:
     trainer = Trainer.start(clear, NETWORK, weights)
     right = trainer.logits(clear.public(x, ACTIVATION_BITS)).parts[0].argmax(1) == y
     # Mixed-up rows or columns would learn nothing: always the largest class is right in half.
-    assert right.mean() > 0.8 > np.bincount(y).max() / len(y) + 0.2
+    assert right.mean() > 0.7 > np.bincount(y).max() / len(y) + 0.1
 
 
 # ---------------------------------------------------------------------------- before sharing
