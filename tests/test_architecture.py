@@ -111,13 +111,18 @@ PRIVATE_ORDER = (
     "head",
     "training",
     "classifier",
+    "pate.renyi",
+    "pate.sensitivity",
+    "pate.voting",
+    "pate.teachers",
+    "pate.ensemble",
     "audit",
     "backbones.extraction",
     "backbones.efficientnet",
     "feature_files",
     "__main__",
 )
-PRIVATE_FOLDERS = {"solvers", "backbones"}
+PRIVATE_FOLDERS = {"solvers", "pate", "backbones"}
 SECRET_HOLDERS = {"client", "packed_cipher", "batch_cipher", "encryption_worker"}
 """The client, its half for either layout, and the process that encrypts for it; nobody else."""
 WHEN_NEEDED = {
