@@ -9,6 +9,7 @@ was planned is.
 import math
 import warnings
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -281,6 +282,7 @@ class _Outline:
         )  # fmt: skip
 
 
+@lru_cache(maxsize=256)
 def _price(plan: tuple[Release, ...], budget: Budget, spare: float) -> tuple[float, str]:
     """ε at the δ that the sampler leaves, and by which calculation."""
     delta, sampled = budget.delta - spare, [r for r in plan if r.sampled is not None]

@@ -116,13 +116,29 @@ PRIVATE_ORDER = (
     "pate.voting",
     "pate.teachers",
     "pate.ensemble",
-    "audit",
+    "questions",
+    "audit.findings",
+    "audit.mechanism",
+    "audit.subjects",
+    "audit.canaries",
+    "audit.membership",
+    "audit.attributes",
+    "audit.inversion",
+    "audit.stealing",
+    "audit.pictures",
+    "audit.report",
+    "audit.suite",
     "backbones.extraction",
     "backbones.efficientnet",
+    "backbones.minilm",
+    "backbones.modules",
+    "labelled_folders",
     "feature_files",
+    "picture_files",
+    "text_files",
     "__main__",
 )
-PRIVATE_FOLDERS = {"solvers", "pate", "backbones"}
+PRIVATE_FOLDERS = {"solvers", "pate", "audit", "backbones"}
 SECRET_HOLDERS = {"client", "packed_cipher", "batch_cipher", "encryption_worker"}
 """The client, its half for either layout, and the process that encrypts for it; nobody else."""
 WHEN_NEEDED = {

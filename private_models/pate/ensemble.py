@@ -120,7 +120,7 @@ def train_student(
     counts = count_votes(
         private, rows.labels, places, asked, len(options.classes), options.ridge, progress
     )
-    answers = vote(counts, budget.ballot, budget.plan, bits, progress)
+    answers = vote(counts, budget.ballot, budget.plan, bits)
     price = _price_of_votes(counts, budget, bits) if options.data_dependent else None
     given = answers != UNANSWERED
     if not given.any():
@@ -262,11 +262,12 @@ def _price_of_votes(counts: Integers, purse: _Purse, bits: RandomBits) -> _Price
 
 def _votes_of(counts: Integers, purse: _Purse) -> Votes:
     tests, votes = purse.plan
-    rho = (tests.noise_multiplier**-2 + votes.noise_multiplier**-2) / 2
+    ballot = purse.ballot
+    each = tests.noise_multiplier**-2 / ballot.queries + votes.noise_multiplier**-2 / ballot.answers
     return Votes(
         counts,
-        purse.ballot.threshold,
+        ballot.threshold,
         tests.standard_deviation,
         votes.standard_deviation,
-        rho,
+        each / 2,
     )

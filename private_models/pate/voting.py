@@ -8,9 +8,10 @@ row more, a row less, *and* a row replaced touch the votes of one teacher alone:
 moves by at most 1, the counts by at most √2 in L2 norm (one vote leaves a class, another gets it).
 Both relations therefore cost the same, and a replaced row is not two here.
 
-**Composition.** Q tests and at most A answers are together Gaussian with μ² = Q/σ₁² + 2A/σ₂². Which
-queries are answered depends on the data; the number of answers is limited in advance, so fully
-adaptive composition of Gaussian mechanisms (Smith & Thakurta 2022, arXiv 2210.17520) covers it.
+**Composition.** All Q tests are one release: a row moves their vector by at most √Q. Its outcome
+says which queries are answered, the first A that pass; their votes are the second release, which a
+row moves by at most √(2A). Two Gaussian mechanisms, the second chosen by what the first published:
+together μ² = Q/σ₁² + 2A/σ₂².
 """
 
 import math
@@ -21,10 +22,10 @@ import numpy as np
 from private_models.errors import OptionError
 from private_models.noise import Integers, RandomBits
 from private_models.releases import Mechanism, Release
-from private_models.solvers.task import Progress, silent
+from private_models.solvers.task import shares
 
-TEST = "whether teachers agree on a query"
-VOTE = "votes of a query that is answered"
+TEST = "whether teachers agree on each query"
+VOTE = "votes of the queries that are answered"
 UNANSWERED = -1
 
 
@@ -56,11 +57,10 @@ class Ballot:
 
     def plan(self, mu: float) -> tuple[Release, Release]:
         """Tests and votes with a total of `mu`; for either relation (see above)."""
-        tests = math.sqrt(self.queries / self.test_share) / mu
-        votes = math.sqrt(self.answers / (1 - self.test_share)) / mu
+        tests, votes = shares(mu, [self.test_share, 1 - self.test_share])
         return (
-            Release(TEST, 1.0, tests, 1, self.queries),
-            Release(VOTE, math.sqrt(2), votes, self.classes, self.answers),
+            Release(TEST, math.sqrt(self.queries), tests, self.queries),
+            Release(VOTE, math.sqrt(2 * self.answers), votes, self.classes * self.answers),
         )
 
 
@@ -69,11 +69,10 @@ def vote(
     ballot: Ballot,
     plan: tuple[Release, Release],
     bits: RandomBits,
-    progress: Progress = silent,
 ) -> Integers:
     """The class of every query, or `UNANSWERED`; int64 (Q,).
 
-    counts: (Q, K), a vote a teacher in every row. After A answers none is asked any more.
+    counts: (Q, K), a vote a teacher in every row.
 
     Guarantee: the whole of what is returned is Gaussian-private with the plan's total μ.
     Raises `OptionError` for counts that do not fit the ballot.
@@ -83,15 +82,12 @@ def vote(
             f"votes of shape {counts.shape}: expected {ballot.queries} queries, {ballot.classes} "
             "classes, and every teacher's one vote in each"
         )
-    tests, votes = (Mechanism(bits, [release]) for release in plan)
+    mechanism = Mechanism(bits, plan)
+    agreement = mechanism.publish(TEST, counts.max(axis=1).astype(np.float64))
+    passed = np.flatnonzero(agreement >= ballot.threshold)[: ballot.answers]
+    asked = np.zeros((ballot.answers, ballot.classes))
+    asked[: len(passed)] = counts[passed]
+    found = mechanism.publish(VOTE, asked).argmax(axis=1)
     answers = np.full(ballot.queries, UNANSWERED, np.int64)
-    given = 0
-    for query, count in enumerate(counts.astype(np.float64)):
-        if given == ballot.answers:
-            break
-        agreement = tests.publish(TEST, count.max(keepdims=True))
-        if agreement[0] >= ballot.threshold:
-            answers[query] = int(votes.publish(VOTE, count).argmax())
-            given += 1
-        progress("queries", query + 1, ballot.queries)
+    answers[passed] = found[: len(passed)]
     return answers
