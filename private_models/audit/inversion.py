@@ -46,7 +46,7 @@ def invert(
     members: Array | None = None,
     others: Array | None = None,
     steps: int = 300,
-    rate: float = 0.1,
+    rate: float = 0.02,
 ) -> Inversion:
     """Descend from `start` (one input) to one that `module` gives to class `label`.
 

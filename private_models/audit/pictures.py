@@ -66,6 +66,8 @@ def histograms(there: Array, absent: Array) -> str:
         f'<path class="grid" d="M{_LEFT} {floor}H{_WIDTH - _RIGHT}"/>'
         f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 12}" text-anchor="middle">'
         "the statistic, over all fits</text>"
+        f'<text class="absent" x="{_LEFT}" y="{_TOP + 8}">without the row</text>'
+        f'<text class="there" x="{_WIDTH - _RIGHT}" y="{_TOP + 8}" text-anchor="end">with it</text>'
     )
     return _svg("How often the statistic came out where", "".join([*bars, label]))
 

@@ -167,10 +167,16 @@ def membership_section(curve: Curve, epsilon: float, delta: float) -> Section:
     ]
     values = {"tpr_at_0.1%": low, "tpr_at_1%": high, "area": curve.area,
               "members": curve.members, "others": curve.others}  # fmt: skip
+    coarse = (
+        f" Among {curve.others:,} others, 0.1 % is no false alarm at all: a coarse figure."
+        if curve.others < 1000
+        else ""
+    )
     return Section(
         "membership", "Can members be told from others?", MEASURED, figures,
         "Likelihood ratios (LiRA) from shadow heads. Solid: found; dotted: chance; dashed: the "
-        "most that the claim allows any attack. A curve at chance means that this attack failed.",
+        "most that the claim allows any attack. A curve at chance means that this attack failed."
+        f"{coarse}",
         values, roc(curve, epsilon, delta),
     )  # fmt: skip
 
