@@ -36,8 +36,9 @@ class Statement:
         public: everything that was used as public knowledge.
         tuning: what the choice of settings cost.
         is_private: False when noise came from a seed that the caller chose.
-        epsilon_here: what was spent at these very rows, against any one of their neighbours, where
-            that was published (PATE with data-dependent accounting); at the same delta.
+        epsilon_here: what was spent at these very rows, where that was published (PATE with data-
+            dependent accounting), at the same delta: how their outcome may differ from that of any
+            one neighbour, not the reverse, and no promise for other rows.
     """
 
     epsilon: float

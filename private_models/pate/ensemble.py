@@ -60,7 +60,8 @@ class PateOptions:
         teachers: parts that the private rows are dealt to.
         answers: at most; None for as many as leave the noise of a vote at a sixth of the teachers.
         threshold: share of the teachers that must agree, with noise, for an answer.
-        ridge: of teachers and student (see `teachers.ridge_regression`).
+        ridge: of teachers and student (see `teachers.ridge_regression`); the default did well on
+            MNIST's pixels.
         data_dependent: publish what these votes cost as well.
         order: Rényi order of that, or None for one chosen from the budget.
     """
@@ -70,7 +71,7 @@ class PateOptions:
     teachers: int = 100
     answers: int | None = None
     threshold: float = _AGREEMENT
-    ridge: float = 1.0
+    ridge: float = 0.3
     data_dependent: bool = False
     order: float | None = None
     tuning: str = "none on these rows, as far as this library was told"
