@@ -445,7 +445,8 @@ def _run(arguments: Sequence[str] | None = None) -> int:
             _complain(_misuse(error))
     except ModuleNotFoundError as error:
         _complain(
-            f"this verb needs {error.name or 'a package'}: pip install 'sottovoce[heads,backbones]'"
+            f"this verb needs {error.name or 'a package'}: "
+            "pip install 'sottovoce[heads,backbones,text]'"
         )
     except OSError as error:
         terminal.forget_output()
