@@ -267,7 +267,7 @@ def _evaluate(network: he_inference.Network, data: Dataset, batch: int = 1000) -
 
 
 def _compiled(network: he_inference.Network) -> he_inference.Compiled:
-    return he_inference.compile(network, examples=mnist_sample().images)
+    return he_inference.compile(network, layout="packed", examples=mnist_sample().images)
 
 
 def server_memory(program: Path, images: npt.NDArray[np.float32], folder: Path) -> Row:

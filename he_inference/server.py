@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from he_inference import wire
 from he_inference.batch_program import BatchProgram
+from he_inference.coefficient_program import CoefficientProgram
 from he_inference.errors import ServiceError, UnknownKey
 from he_inference.processors import CPU
-from he_inference.program import Program
 from he_inference.programs import AnyProgram, load_program
 from he_inference.signatures import AnySignature
 
@@ -48,14 +48,12 @@ class Server:
         threads: int | None = None,
         device: str = CPU,
     ) -> None:
-        """threads: that evaluate one message (batched layout); as many as there are processors.
+        """threads: that evaluate one message; as many as there are processors.
 
         device: "cpu", or one of torch's on which batches are evaluated, "cuda". Raises
         `ServiceError` where it is not there, or where the program's layout cannot use it.
         """
-        self._program = (
-            program if isinstance(program, Program | BatchProgram) else load_program(program)
-        )
+        self._program = program if isinstance(program, AnyProgram) else load_program(program)
         self._engine = _engine(self._program, threads, device)
         self._max_clients = max_clients
         self._clients: OrderedDict[bytes, Any] = OrderedDict()
@@ -106,7 +104,11 @@ def _engine(program: AnyProgram, threads: int | None, device: str) -> _Engine:
 
         return BatchEngine(program, threads=threads, device=device)
     if device != CPU:
-        raise ServiceError(f"device {device!r}: the packed layout is evaluated on {CPU!r} only")
+        raise ServiceError(f"device {device!r}: single queries are evaluated on {CPU!r} only")
+    if isinstance(program, CoefficientProgram):
+        from he_inference.coefficient_engine import CoefficientEngine
+
+        return CoefficientEngine(program, threads=threads)
     from he_inference.packed_engine import PackedEngine
 
     return PackedEngine(program)
