@@ -35,7 +35,8 @@ from workloads.datasets import Splits, mnist_sample
 
 PACKED = ("--layout", "packed")
 VERBS = [
-    "train", "compile", "plan", "keygen", "encrypt", "evaluate", "decrypt", "serve", "query", "demo",
+    "train", "compile", "plan", "keygen", "encrypt", "evaluate", "decrypt", "serve", "query",
+    "demo",
 ]  # fmt: skip
 PATIENCE = 30.0
 START_PATIENCE = 90.0

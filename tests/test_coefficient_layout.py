@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,7 +51,7 @@ def test_outputs_are_coefficients(features: int, outputs: int, group: int, seed:
 def test_choices_trade_queries_for_answers(features: int, outputs: int) -> None:
     found = list(layouts(4096, features, outputs))
     assert found[-1].group == 1
-    for fewer, more in zip(found, found[1:], strict=False):
+    for fewer, more in pairwise(found):
         assert fewer.answers < more.answers and fewer.queries >= more.queries
     assert found[0].answers == 1 and all(layout.group * layout.block <= 4096 for layout in found)
 

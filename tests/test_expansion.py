@@ -1,4 +1,4 @@
-"""`he_inference.expansion`: what is multiplied out is the network, and its pairs are those needed."""
+"""`he_inference.expansion`: what is multiplied out is the network, with the pairs it needs."""
 
 from __future__ import annotations
 
