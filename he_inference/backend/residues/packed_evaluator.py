@@ -20,6 +20,7 @@ from he_inference.backend.residues.weights import centred, encode
 from he_inference.cost import key_primes
 from he_inference.errors import CompileError
 from he_inference.noise import GENERATOR
+from he_inference.parameters import EXACT_PRIME_BITS
 from he_inference.program import Program
 from he_inference.wire import Residues, Seeded, SwitchingKey
 
@@ -38,8 +39,7 @@ class PackedEvaluator:
         parameters = program.parameters
         self._program, self._threads, self._as_seal = program, threads, as_seal
         self._primes = np.array(parameters.primes, np.float64)
-        if len(parameters.primes) > MAX_DIGITS:
-            raise CompileError(f"{len(parameters.primes)} primes: sums are exact up to {MAX_DIGITS}")
+        _check_exact(parameters.primes)
         self._transform = Transform(parameters.ring_degree, parameters.primes)
         self._schedule = schedule(program, as_seal=as_seal)
         self._factors = _inverses(parameters.primes)
@@ -115,6 +115,15 @@ class PackedEvaluator:
             vector, scale = self._program.vectors[i.vector], plain_scale(self._program, i)
             rows[first : first + i.level] = encode(vector, scale, i.level, self._transform)
         return rows
+
+
+def _check_exact(primes: Sequence[int]) -> None:
+    bits = max(prime.bit_length() for prime in primes)
+    if bits > EXACT_PRIME_BITS or len(primes) > MAX_DIGITS:
+        raise CompileError(
+            f"{len(primes)} primes of up to {bits} bits: arithmetic is exact up to {MAX_DIGITS} of "
+            f"{EXACT_PRIME_BITS} bits; compile the program again, or evaluate with backend='seal'"
+        )
 
 
 def _inverses(primes: Sequence[int]) -> Floats:

@@ -374,9 +374,7 @@ class _Scheduler:
         for c in range(2):
             for m in range(level):
                 target = result.row(c, m)
-                self._divide(
-                    sums.row(c, m), rest[c], target, m, self._special, place, terms[c][m]
-                )
+                self._divide(sums.row(c, m), rest[c], target, m, self._special, place, terms[c][m])
         return result
 
     def _divide(
@@ -512,4 +510,3 @@ def weight_rows(program: Program) -> dict[int, int]:
             firsts[i.vector] = top
             top += i.level
     return firsts
-

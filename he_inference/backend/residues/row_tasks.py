@@ -68,7 +68,7 @@ def _look(typing: Any, address: Any) -> Any:
 _fetch: Callable[[int], int] = inline(_fetch_and_add)
 _seen: Callable[[int], int] = inline(_look)
 _GIVE_WAY = "SwitchToThread" if os.name == "nt" else "sched_yield"
-_give_way: Callable[[], int] = types.ExternalFunction(_GIVE_WAY, types.int32())
+_give_way: Any = types.ExternalFunction(_GIVE_WAY, types.int32())
 _LOOKS = 2000
 """Before a thread gives way: some microseconds."""
 
@@ -250,7 +250,7 @@ def run(  # type: ignore[no-untyped-def]
         operation, m = task[OPERATION], task[PRIME]
         p = primes[m]
         terms = lists[task[LIST] : task[LIST] + task[TERMS]]
-        if operation == SWITCH or operation == INNER:
+        if operation in (SWITCH, INNER):
             _switch(task, rows, scratch, keys, places, tables, primes)
         elif operation == DIVIDE:
             _divide(task, terms, rows, scratch, places, tables, primes, factors)

@@ -9,7 +9,7 @@ coefficient is so large that float64 does not hold halves, it may differ by unit
 import numpy as np
 
 from he_inference.backend.residues.memory import aligned
-from he_inference.backend.residues.transforms import Floats, Transform
+from he_inference.backend.residues.transforms import Floats, Residues, Transform
 from he_inference.nodes import Array
 from he_inference.noise import slot_exponents
 
@@ -42,7 +42,7 @@ def encode(vector: Array, scale: float, level: int, transform: Transform) -> Flo
     return rows
 
 
-def centred(residues: np.ndarray, prime: int) -> Floats:  # type: ignore[type-arg]
+def centred(residues: Residues, prime: int) -> Floats:
     """uint64 in [0, p) → float64 within p/2 of zero."""
     signed = residues.astype(np.int64)
     return np.asarray(np.where(signed > prime // 2, signed - prime, signed), dtype=np.float64)
