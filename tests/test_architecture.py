@@ -45,6 +45,7 @@ ORDER = (
     "noise",
     "layouts.batched",
     "layouts.batched_search",
+    "fusion",
     "cost",
     "wire",
     "batch_format",

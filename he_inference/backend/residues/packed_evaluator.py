@@ -42,7 +42,7 @@ class PackedEvaluator:
         _check_exact(parameters.primes)
         self._transform = Transform(parameters.ring_degree, parameters.primes)
         self._schedule = schedule(program, as_seal=as_seal)
-        self._factors = _inverses(parameters.primes)
+        self._factors = _factors(parameters.primes)
         self._places = _places(self._schedule.steps, parameters.ring_degree)
         self._weights = self._encoded()
         self._rows = aligned(self._schedule.rows, parameters.ring_degree)
@@ -126,12 +126,15 @@ def _check_exact(primes: Sequence[int]) -> None:
         )
 
 
-def _inverses(primes: Sequence[int]) -> Floats:
-    """Row l, column k: the inverse of prime l modulo prime k, centred; 0 where they are one."""
-    rows = [
-        [0 if p == q else (pow(q, -1, p) + p // 2) % p - p // 2 for p in primes] for q in primes
-    ]
-    return np.array(rows, np.float64)
+def _factors(primes: Sequence[int]) -> Floats:
+    """Row l, column k: the inverse of prime l modulo prime k, 0 where they are one; then a row of
+    the last prime modulo each. All centred."""
+    rows = [[0 if p == q else pow(q, -1, p) for p in primes] for q in primes]
+    rows.append([primes[-1] % p for p in primes])
+    return np.array(
+        [[x - p if x > p // 2 else x for x, p in zip(row, primes, strict=True)] for row in rows],
+        np.float64,
+    )
 
 
 def permutation(step: int, degree: int) -> Places:

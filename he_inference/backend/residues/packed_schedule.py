@@ -13,9 +13,8 @@ With `as_seal` nothing of this is done, digits are in [0, p) as SEAL's are, and 
 SEAL's, bit for bit.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from he_inference.backend.residues import row_tasks as op
 from he_inference.backend.residues.row_tasks import FIELDS
+from he_inference.fusion import Fusion, Sum, alone
 from he_inference.program import Instruction, Program
 
 Integers = npt.NDArray[np.int64]
@@ -53,10 +53,14 @@ def schedule(program: Program, *, as_seal: bool = False) -> PackedSchedule:
 
 @dataclass(frozen=True)
 class _Value:
-    """A ciphertext: the first of `level` rows for each of its components."""
+    """A ciphertext: the first of `level` rows for each of its components.
+
+    deferred: the first component is still to be divided by the special prime, and has a row more.
+    """
 
     level: int
     components: tuple[int, ...]
+    deferred: bool = False
 
     def row(self, component: int, modulus: int) -> int:
         return self.components[component] + modulus
@@ -71,15 +75,6 @@ class _Task:
     writes: tuple[int, ...]
     terms: tuple[tuple[int, ...], ...] = ()
     rows_of_term: int = 1
-
-
-@dataclass
-class _Sum:
-    """What a tree of additions adds up."""
-
-    rotations: list[tuple[int, int]] = field(default_factory=list)
-    products: list[tuple[int, int]] = field(default_factory=list)
-    others: list[int] = field(default_factory=list)
 
 
 class _Scheduler:
@@ -97,16 +92,15 @@ class _Scheduler:
         self._spread: dict[int, list[int]] = {}
         self._steps: dict[int, int] = {}
         self._most_digits = 1
-        self._lazy = set() if as_seal else _lazy(program)
-        self._rotated = Counter(i.sources[0] for i in program.instructions if i.step)
+        self._fusion = Fusion(program.instructions)
         for index, instruction in enumerate(program.instructions):
-            if index not in self._lazy:
+            if as_seal or index not in self._fusion.absorbed:
                 self._values[index] = self._apply(index, instruction)
         self._answer = self._coefficients(self._values[len(program.instructions) - 1])
 
     def finish(self) -> PackedSchedule:
         starts = _phases(self._tasks)
-        places, rows = _placed(self._blocks, self._tasks, starts)
+        places, rows = _placed(self._blocks, self._tasks, starts, self._answer)
         table = np.zeros((len(self._tasks), FIELDS), np.int64)
         lists: list[int] = []
         for number, task in enumerate(self._tasks):
@@ -130,8 +124,8 @@ class _Scheduler:
     def _apply(self, index: int, i: Instruction) -> _Value:
         if i.operation == "input":
             return self._input(i.level)
-        if i.operation == "rotate" or (i.operation in ("add", "multiply_plain")):
-            return self._sum(self._leaves(index))
+        if i.operation in ("rotate", "add", "multiply_plain"):
+            return self._sum(index, alone(i) if self._as_seal else self._fusion.sum(index))
         read = [self._values[source] for source in i.sources]
         match i.operation:
             case "multiply":
@@ -145,25 +139,6 @@ class _Scheduler:
             case _:
                 return _Value(i.level, read[0].components)
 
-    def _leaves(self, index: int) -> _Sum:
-        """What an instruction adds up, through others whose results nobody else reads."""
-        found = _Sum()
-        self._collect(index, found)
-        return found
-
-    def _collect(self, index: int, found: _Sum) -> None:
-        i = self._program.instructions[index]
-        if i.operation == "rotate":
-            found.rotations.append((i.sources[0], i.step))
-        elif i.operation == "multiply_plain":
-            found.products.append((i.sources[0], i.vector))
-        else:
-            for source in i.sources:
-                if source in self._lazy:
-                    self._collect(source, found)
-                else:
-                    found.others.append(source)
-
     def _input(self, level: int) -> _Value:
         value = self._new_value(level, 2)
         for number in range(2 * level):
@@ -172,12 +147,13 @@ class _Scheduler:
             self._task(op.LOAD, m, (), (row,), {op.TARGET: row, op.SOURCE: number})
         return value
 
-    def _sum(self, found: _Sum) -> _Value:
+    def _sum(self, index: int, found: Sum) -> _Value:
         others = [self._values[source] for source in found.others]
         if found.products:
             others.append(self._weigh(found.products))
         if found.rotations:
-            return self._rotate(found.rotations, others)
+            deferred = not self._as_seal and index in self._fusion.deferred
+            return self._rotate(found.rotations, others, deferred)
         if len(others) == 1:
             return others[0]
         return self._add(others)
@@ -256,28 +232,53 @@ class _Scheduler:
         sums = self._new_value(value.level + 1, 2)
         digits = self._digits(value.row(2, 0), value.level)
         self._switch(digits, value.row(2, 0), value.level, self._keys.relinearisation, sums)
-        terms = [[[(value.row(c, m), _NONE)] for m in range(value.level)] for c in range(2)]
-        return self._divided(sums, _NONE, terms)
+        terms = [[_terms([(value, _NONE)], c, m) for m in range(value.level)] for c in range(2)]
+        return _Value(value.level, tuple(self._divided(sums, c, _NONE, terms[c]) for c in range(2)))
 
-    def _rotate(self, rotations: Sequence[tuple[int, int]], others: Sequence[_Value]) -> _Value:
+    def _rotate(
+        self, rotations: Sequence[tuple[int, int]], others: Sequence[_Value], deferred: bool
+    ) -> _Value:
         """Σ rotations + Σ others."""
-        level = self._values[rotations[0][0]].level
+        values = [self._values[source] for source, _ in rotations]
+        level = values[0].level
         sums = self._new_value(level + 1, 2)
-        terms: list[list[list[tuple[int, int]]]] = [
-            [[(v.row(c, m), _NONE) for v in others] for m in range(level)] for c in range(2)
-        ]
+        places = [self._steps.setdefault(step, len(self._steps)) for _, step in rotations]
+        if self._as_seal:
+            values = [self._permuted(v, p) for v, p in zip(values, places, strict=True)]
         alone = len(rotations) == 1
-        for number, (source, step) in enumerate(rotations):
-            place = self._steps.setdefault(step, len(self._steps))
-            value = self._values[source]
-            if self._as_seal:
-                value = self._permuted(value, place)
-            after = _NONE if alone else place
+        for number, ((source, step), value) in enumerate(zip(rotations, values, strict=True)):
+            after = _NONE if alone else places[number]
             self._switch_value(source, value, step, sums, after, add=number > 0)
-            order = _NONE if self._as_seal else place
-            for m in range(level):
-                terms[0][m].append((value.row(0, m), order))
-        return self._divided(sums, place if alone and not self._as_seal else _NONE, terms)
+        order = places[0] if alone and not self._as_seal else _NONE
+        added = [(v, _NONE) for v in others]
+        moved = [(v, _NONE if self._as_seal else p) for v, p in zip(values, places, strict=True)]
+        second = self._divided(sums, 1, order, [_terms(added, 1, m) for m in range(level)])
+        if deferred or any(v.deferred for v, _ in added + moved):
+            first = self._gathered(sums, order, added + moved)
+            if not deferred:
+                first = self._divided(_Value(level + 1, (first,)), 0, _NONE, [()] * level)
+        else:
+            terms = [_terms(added + moved, 0, m) for m in range(level)]
+            first = self._divided(sums, 0, order, terms)
+        return _Value(level, (first, second), deferred)
+
+    def _gathered(self, sums: _Value, order: int, terms: Sequence[tuple[_Value, int]]) -> int:
+        """The first component, before its division: sums, permuted, and terms, level + 1 rows."""
+        level = sums.level - 1
+        scaled = [(v if v.deferred else self._scaled(v), place) for v, place in terms]
+        first = self._new_rows(level + 1)
+        for j, m in enumerate(self._moduli(level)):
+            here = [(v.row(0, j), place) for v, place in scaled if v.deferred or j < level]
+            self._combine(first + j, m, [(sums.row(0, j), order), *here])
+        return first
+
+    def _scaled(self, value: _Value) -> _Value:
+        """The first component times the special prime, modulo which nothing is left of it."""
+        first = self._new_rows(value.level)
+        for m in range(value.level):
+            source, target = value.row(0, m), first + m
+            self._task(op.SCALE, m, (source,), (target,), {op.SOURCE: source, op.TARGET: target})
+        return _Value(value.level, (first, *value.components[1:]))
 
     def _permuted(self, value: _Value, place: int) -> _Value:
         result = self._new_value(value.level, 2)
@@ -291,7 +292,7 @@ class _Scheduler:
     ) -> None:
         """sums ← or += the second component times the key of a step, permuted."""
         row, level, key = value.row(1, 0), value.level, self._keys.rotations[step]
-        if self._as_seal or self._rotated[source] == 1:
+        if self._as_seal or not self._fusion.shared(source):
             digits = self._digits(row, level)
             self._switch(digits, row, level, key, sums, after, add=add)
             return
@@ -365,17 +366,14 @@ class _Scheduler:
         self._task(operation, m, [*reads, *(targets if add else ())], targets, fields)
 
     def _divided(
-        self, sums: _Value, place: int, terms: Sequence[Sequence[Sequence[tuple[int, int]]]]
-    ) -> _Value:
-        """Divide by the special prime, permute, add terms by component and modulus."""
+        self, sums: _Value, component: int, place: int, terms: Sequence[Sequence[tuple[int, int]]]
+    ) -> int:
+        """Divide a component by the special prime, permute, add terms by modulus: its rows."""
         level = sums.level - 1
-        result = self._new_value(level, 2)
-        rest = [self._digit(sums.row(c, level), self._special) for c in range(2)]
-        for c in range(2):
-            for m in range(level):
-                target = result.row(c, m)
-                self._divide(sums.row(c, m), rest[c], target, m, self._special, place, terms[c][m])
-        return result
+        first, rest = self._new_rows(level), self._digit(sums.row(component, level), self._special)
+        for m in range(level):
+            self._divide(sums.row(component, m), rest, first + m, m, self._special, place, terms[m])
+        return first
 
     def _divide(
         self, source: int, rest: int, target: int, m: int, by: int, place: int = _NONE,
@@ -412,18 +410,9 @@ class _Scheduler:
         self._tasks.append(_Task(fields, tuple(reads), tuple(writes), tuple(terms), rows_of_term))
 
 
-def _lazy(program: Program) -> set[int]:
-    """Instructions that are done with the one addition that reads them."""
-    instructions = program.instructions
-    uses = Counter(source for i in instructions for source in i.sources)
-    return {
-        source
-        for i in instructions
-        if i.operation == "add"
-        for source in i.sources
-        if uses[source] == 1
-        and instructions[source].operation in ("add", "rotate", "multiply_plain")
-    }
+def _terms(values: Sequence[tuple[_Value, int]], c: int, m: int) -> list[tuple[int, int]]:
+    """A row of every value that has the component, and the permutation that goes with it."""
+    return [(v.row(c, m), place) for v, place in values if c < len(v.components)]
 
 
 def _phases(tasks: Sequence[_Task]) -> list[int]:
@@ -441,11 +430,15 @@ def _phases(tasks: Sequence[_Task]) -> list[int]:
 
 
 def _placed(
-    blocks: Sequence[tuple[int, int]], tasks: Sequence[_Task], starts: Sequence[int]
+    blocks: Sequence[tuple[int, int]],
+    tasks: Sequence[_Task],
+    starts: Sequence[int],
+    answer: Sequence[int],
 ) -> tuple[Integers, int]:
     """The place of every row in a workspace, and the workspace's rows.
 
-    A place is free again when the phase is over in which the last of its block was used.
+    A place is free again when the phase is over in which the last of its block was used, but for
+    those of the answer.
     """
     block_of = np.concatenate([np.full(count, b) for b, (_, count) in enumerate(blocks)])
     begins, ends = np.full(len(blocks), len(tasks)), np.zeros(len(blocks), np.int64)
@@ -453,6 +446,7 @@ def _placed(
         for row in (*task.reads, *task.writes):
             block = block_of[row]
             begins[block], ends[block] = min(begins[block], start), max(ends[block], start)
+    ends[block_of[list(answer)]] = len(tasks)
     places, top = np.zeros(len(block_of), np.int64), 0
     live: list[tuple[int, int, int]] = []
     for block in np.argsort(begins, kind="stable"):

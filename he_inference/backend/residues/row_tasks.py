@@ -31,8 +31,9 @@ from he_inference.backend.residues.switching import (
 from he_inference.backend.residues.transforms import inline
 
 (
-    LOAD, DIGIT, SWITCH, SPREAD, INNER, DIVIDE, COMBINE, WEIGH, ADD_WEIGHTS, SQUARE, MULTIPLY,
-) = range(11)  # fmt: skip
+    LOAD, DIGIT, SWITCH, SPREAD, INNER, DIVIDE, COMBINE, SCALE, WEIGH, ADD_WEIGHTS, SQUARE,
+    MULTIPLY,
+) = range(12)  # fmt: skip
 
 (
     OPERATION, PRIME, TARGET, SECOND, SOURCE, OTHER, COUNT, OWN, OWN_ROW, KEY, APART, PLACES,
@@ -164,6 +165,13 @@ def _add_weights(target, row, weights, p):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
+def _scale(target, row, factor, p):  # type: ignore[no-untyped-def]
+    inverse = 1.0 / p
+    for k in range(len(target)):
+        target[k] = reduced(product(row[k], factor, p, inverse), p, inverse)
+
+
+@njit(nogil=True)
 def _load(target, words):  # type: ignore[no-untyped-def]
     for k in range(len(target)):
         target[k] = np.float64(np.int64(words[k]))
@@ -238,7 +246,8 @@ def run(  # type: ignore[no-untyped-def]
     taken and done, zero at first. words: uint64 (rows, N), the query. rows: float64 (rows, N), the
     workspace of all threads. scratch: (3 + digits, N), this thread's. keys, weights: float64
     (rows, N), centred. places: int32 (permutations, N). tables, inverse_tables: of `Transform`.
-    primes: float64. factors: float64 (primes, primes), row l the inverses of prime l, centred.
+    primes: float64. factors: float64 (primes + 1, primes), row l the inverses of prime l,
+    the last row the special prime itself, centred.
     """
     taken, done = counters[:1].ctypes.data, counters[1:].ctypes.data
     while True:
@@ -262,6 +271,8 @@ def run(  # type: ignore[no-untyped-def]
         elif operation == COMBINE:
             rows[task[TARGET]][:] = 0.0
             _combine(rows[task[TARGET]], terms, rows, places, p)
+        elif operation == SCALE:
+            _scale(rows[task[TARGET]], rows[task[SOURCE]], factors[len(primes), m], p)
         elif operation == SPREAD:
             target = rows[task[TARGET] : task[TARGET] + task[COUNT]]
             _spread(task, rows, target, tables, primes)
