@@ -74,17 +74,20 @@ class Plan(Generic[Point]):
         """Those that nothing of as private answers beats, fastest first."""
         return tuple(p for p in self.points if not any(_beats(q, p) for q in self.points))
 
-    def chosen(self, optimise: str) -> Point:
-        """The best by one measure, ties by time.
+    def chosen(self, optimise: str, response: str = "private") -> Point:
+        """The best by one measure, ties by time, among those with such answers.
 
-        Raises `CompileError` for an unknown measure, and where there is no program at all.
+        Raises `CompileError` for an unknown measure, and where there is no such program.
         """
         if optimise not in _ORDER:
             raise CompileError(f"optimise {optimise!r} is unknown: use one of {', '.join(_ORDER)}")
-        if not self.points:
+        points = [point for point in self.points if point.facts()["response"] == response]
+        if not points:
             reasons = "\n".join(f"  {name}: {reason}" for name, reason in self.refusals.items())
-            raise CompileError(f"no layout for single queries fits the network:\n{reasons}")
-        return min(self.points, key=lambda point: _ORDER[optimise](point.cost))
+            raise CompileError(
+                f"no layout for single queries has {response} answers of the network:\n{reasons}"
+            )
+        return min(points, key=lambda point: _ORDER[optimise](point.cost))
 
 
 def planned(points: Sequence[Point], refusals: Mapping[str, str]) -> Plan[Point]:

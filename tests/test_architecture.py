@@ -63,6 +63,7 @@ ORDER = (
     "schedule",
     "search",
     "batch_compiler",
+    "packed_compiler",
     "prices",
     "coefficient_compiler",
     "tickets",
