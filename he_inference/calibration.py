@@ -31,6 +31,7 @@ from he_inference.nodes import Array, Input, Linear
 from he_inference.prices import CoefficientPrices
 from he_inference.processors import processors
 from he_inference.server import Server
+from he_inference.tensor_file import MALFORMED
 
 MAX_AGE_DAYS = 30
 SHAPES = ((500, 12), (30_000, 1), (8_000, 12))
@@ -102,7 +103,7 @@ def _read(path: Path, machine: Machine, now: float) -> CoefficientPrices | None:
         same = content["machine"] == json.loads(json.dumps(asdict(machine)))
         recent = 0 <= now - float(content["time"]) <= MAX_AGE_DAYS * _DAY
         return CoefficientPrices.from_json(content["prices"]) if same and recent else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, *MALFORMED):
         return None
 
 
