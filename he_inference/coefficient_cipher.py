@@ -8,8 +8,9 @@ from he_inference import coefficient_wire, wire
 from he_inference.backend.seal import KeyHolder
 from he_inference.coefficient_signature import CoefficientSignature
 from he_inference.embedding import CoefficientReader, constant_of, slots_of
-from he_inference.errors import AnswerOverflow
+from he_inference.errors import AnswerOverflow, InputError
 from he_inference.expansion import features
+from he_inference.layouts.batched import EXACT
 from he_inference.nodes import Array
 from he_inference.progress import Progress
 from he_inference.tickets import Tickets
@@ -38,13 +39,28 @@ class CoefficientCipher:
         """Checked queries (batch, *input_shape) → one message."""
         ciphertexts: list[Seeded] = []
         for done, query in enumerate(batch.reshape(len(batch), 1, -1), 1):
-            found = features(self._signature.monomials, query)[0]
-            integers = np.rint(self._layout.query(found) * self._signature.input_scale)
-            ciphertexts.extend(self._keys.encrypt_coefficients(slots_of(integers)))
+            ciphertexts.extend(self._keys.encrypt_coefficients(slots_of(self._integers(query))))
             if progress is not None:
                 progress(done, len(batch))
         message = wire.Query(key_id, self._tickets.draw(len(batch)), tuple(ciphertexts))
         yield wire.write_query(self._signature, message)
+
+    def _integers(self, query: Array) -> Array:
+        """A flat query (1, size) → coefficients of its polynomials, (ciphertexts, N).
+
+        Modulo the prime, where sums may be small of features that are not.
+        """
+        found = features(self._signature.monomials, query)[0]
+        integers = np.rint(self._layout.query(found) * self._signature.input_scale)
+        largest, prime = float(np.abs(integers).max()), float(self._signature.query_primes[0])
+        if 2 * largest < prime:
+            return np.asarray(integers)
+        if not 2 * largest < EXACT:
+            raise InputError(
+                f"a product of the query's entries is {largest:.3g} units of the signature's "
+                f"scale: at most {EXACT / 2:.3g} are exact"
+            )
+        return np.asarray(integers - prime * np.rint(integers / prime))
 
     def decrypt(self, answer: bytes) -> Array:
         """An answer message → scores (batch, outputs). Raises as `Client.decrypt`."""
