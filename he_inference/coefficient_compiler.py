@@ -308,7 +308,7 @@ class _Choosing:
 
 def _stepped(scale: float) -> float:
     """Up to the next step: signatures show scales, which depend on weights and examples."""
-    return 2.0 ** (ceil(STEPS * log2(scale)) / STEPS)
+    return float(2.0 ** (ceil(STEPS * log2(scale)) / STEPS))
 
 
 def _allowed(share: str, wanted: float) -> float:
