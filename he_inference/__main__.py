@@ -212,7 +212,8 @@ def plan(
     typical = None if examples is None else read_images([examples], network.input_shape)
     with terminal.notes.status("compiling for every layout …"):
         found = he_inference.plan(network, precision=precision, examples=typical, response=response)
-    chosen = found.chosen(optimise)
+    private = found.answering("private")  # compile takes nothing else without being told
+    chosen = (private if private.points else found).chosen(optimise)
     draw_plan(found, chosen, f"{model.name}, {precision:g} bits", picture)
     if as_json:
         values = {
