@@ -20,7 +20,7 @@ import numpy as np
 from he_inference.batch_signature import MAX_MESSAGE_BYTES, MIN_STATISTICAL_BITS, Response
 from he_inference.expansion import MAX_MONOMIALS, NONE, Indices
 from he_inference.layouts.batched import MAX_PRIME_BITS
-from he_inference.layouts.coefficients import MAX_CIPHERTEXTS, CoefficientLayout
+from he_inference.layouts.coefficients import MAX_CIPHERTEXTS, MAX_GROUP, CoefficientLayout
 from he_inference.nodes import Shape
 from he_inference.parameters import SECURITY_BITS, Parameters
 from he_inference.signature import FORMAT, MIN_RESOLUTION, VERSION, from_json, integer
@@ -171,7 +171,7 @@ class CoefficientSignature:
             and self.monomials[:, 1].min() >= 0
             and self.monomials.max() < size
             and 0 < self.outputs <= MAX_OUTPUTS
-            and 0 < self.group <= min(self.outputs, self.parameters.ring_degree)
+            and 0 < self.group <= min(self.outputs, MAX_GROUP)
             and max(self.parameters.data_primes).bit_length() <= MAX_PRIME_BITS
             and self.layout.queries <= MAX_CIPHERTEXTS
             and 8 * self.layout.answers * self.parameters.ring_degree <= MAX_MESSAGE_BYTES

@@ -23,6 +23,9 @@ Integers = npt.NDArray[np.int64]
 MAX_CIPHERTEXTS = 1 << 10
 """Of a query. Sums of as many remainders modulo a prime of 42 bits are exact in float64."""
 
+MAX_GROUP = 1 << 10
+"""Outputs to an answer: they are read by a matrix of so many rows of N/2."""
+
 
 @dataclass(frozen=True)
 class CoefficientLayout:
@@ -86,13 +89,13 @@ def layouts(degree: int, features: int, outputs: int) -> Iterator[CoefficientLay
 
     Of those with as many answers the one with fewest queries, and only some of many that hardly
     differ: from one to the next answers grow by a third at least. None of more ciphertexts than a
-    query may have.
+    query may have, or of more outputs to an answer.
     """
     fewest = 1
     while True:
         group = -(-outputs // fewest)
         layout = CoefficientLayout(degree, features, outputs, group)
-        if group <= degree and layout.queries <= MAX_CIPHERTEXTS:
+        if group <= MAX_GROUP and layout.queries <= MAX_CIPHERTEXTS:
             yield layout
         if group == 1:
             return
