@@ -10,7 +10,6 @@ from he_inference.coefficient_signature import CoefficientSignature
 from he_inference.embedding import CoefficientReader, constant_of, slots_of
 from he_inference.errors import AnswerOverflow, InputError
 from he_inference.expansion import features
-from he_inference.layouts.batched import EXACT
 from he_inference.nodes import Array
 from he_inference.progress import Progress
 from he_inference.tickets import Tickets
@@ -48,19 +47,18 @@ class CoefficientCipher:
     def _integers(self, query: Array) -> Array:
         """A flat query (1, size) → coefficients of its polynomials, (ciphertexts, N).
 
-        Modulo the prime, where sums may be small of features that are not.
+        Raises `InputError` for those that SEAL does not encode: from a quarter of the prime on.
         """
         found = features(self._signature.monomials, query)[0]
         integers = np.rint(self._layout.query(found) * self._signature.input_scale)
-        largest, prime = float(np.abs(integers).max()), float(self._signature.query_primes[0])
-        if 2 * largest < prime:
-            return np.asarray(integers)
-        if not 2 * largest < EXACT:
+        largest, bits = float(np.abs(integers).max()), self._signature.query_primes[0].bit_length()
+        if not largest < 2.0 ** (bits - 2):
+            most = 2.0 ** (bits - 2) / self._signature.input_scale
             raise InputError(
-                f"a product of the query's entries is {largest:.3g} units of the signature's "
-                f"scale: at most {EXACT / 2:.3g} are exact"
+                f"products of the query's entries of up to {np.abs(found).max():.3g}: at most "
+                f"{most:.3g} fit; compile the network with examples that are as large as this query"
             )
-        return np.asarray(integers - prime * np.rint(integers / prime))
+        return np.asarray(integers)
 
     def decrypt(self, answer: bytes) -> Array:
         """An answer message → scores (batch, outputs). Raises as `Client.decrypt`."""

@@ -262,7 +262,8 @@ class _Choosing:
             hiding = float(most)
         scale = feature_scale * weight_scale
         room = max(largest * 2.0**HEADROOM_BITS, 2 * float(np.abs(offset).max()))
-        q_bits = ceil(log2(scale * room)) + 1
+        typical = float(np.abs(self.features).max()) * 2.0**HEADROOM_BITS
+        q_bits = max(ceil(log2(scale * room)) + 1, ceil(log2(feature_scale * typical)) + 2)
         if q_bits > MAX_PRIME_BITS:
             raise _MisfitError(f"answers would need a prime of {q_bits} bits, at most "
                                f"{MAX_PRIME_BITS} are exact")  # fmt: skip

@@ -386,24 +386,6 @@ def test_an_answer_that_overflows_is_noticed(response: str) -> None:
     assert noticed
 
 
-@either_response
-def test_large_features_that_cancel(response: str) -> None:
-    """Beyond the modulus, of which the sum is as small as the examples': right all the same."""
-    layer = nn.Linear(2, 2)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[1.0, -1.0], [1.0, -1.0]]))
-        layer.bias.copy_(torch.tensor([0.0, 0.25]))
-    made = from_torch(nn.Sequential(layer).eval(), torch.zeros(1, 2))
-    network = Network(made.nodes, made.input_shape, (0.0, 2.0**20))
-    program = choices(network, np.array([[1.0, 1.5], [1.5, 1.0]]), 4, response)[0].program
-    s, x = program.signature, np.array([[1e6, 1e6 + 0.25], [5e5 + 0.5, 5e5], [1.7, 1.6]])
-    assert s.input_scale * 5e5 > s.parameters.data_primes[0]
-    exact = (integers(program, x) / s.output_scale).astype(np.float64)
-    assert np.abs(exact).max() < 1
-    limit = norm.isf(1e-9) * deviation(program) / s.output_scale
-    assert (np.abs(party(program).asked(x) - exact) <= limit).all()
-
-
 def test_offsets_that_features_cancel() -> None:
     layer = nn.Linear(2, 1)
     with torch.no_grad():
@@ -418,13 +400,22 @@ def test_offsets_that_features_cancel() -> None:
     assert (error <= rounding(program, network, x) + limit).all()
 
 
-def test_features_beyond_what_is_exact_are_refused() -> None:
+@either_response
+@pytest.mark.parametrize("precision", [1, 6])
+def test_features_beyond_the_modulus_are_refused(response: str, precision: float) -> None:
+    """Eight times the examples' fit, whatever the precision; SEAL takes up to a quarter of it."""
     made, x = linear(3, 1)
     wide = Network(made.nodes, made.input_shape, (-1e30, 1e30))
-    client = party(choices(wide, x, 6, "plain")[0].program).client
-    with pytest.raises(InputError, match="units of the signature's scale") as caught:
-        client.encrypt([[0.0, 1e29, 0.0]])
-    assert "\n" not in str(caught.value)
+    this = party(choices(wide, x, precision, response)[0].program)
+    s = this.program.signature
+    most = 2.0 ** (s.parameters.data_primes[0].bit_length() - 2) / s.input_scale
+    assert most >= 8 * x.max()
+    for value in (most * 1.001, 1e29):
+        with pytest.raises(InputError, match=f"at most {most:.3g} fit; compile") as caught:
+            this.client.encrypt([[0.0, -value, 0.0]])
+        assert "\n" not in str(caught.value)
+    query = this.client.encrypt([[0.0, -most * 0.999, 0.0]])
+    assert len(query) == lengths(s).query(1)
 
 
 # ---------------------------------------------------------------------------- keys and damage
@@ -563,7 +554,8 @@ def test_the_server_needs_no_seal(tmp_path: Path) -> None:
     assert run.stdout.strip() == "['tenseal']"
     scores = this.client.decrypt_with_noise((tmp_path / "answer").read_bytes())
     limit = norm.isf(1e-9) * deviation(this.program) / this.program.signature.output_scale
-    assert (np.abs(scores - network.evaluate(x)) <= limit + rounding(this.program, network, x)).all()
+    limit = limit + rounding(this.program, network, x)
+    assert (np.abs(scores - network.evaluate(x)) <= limit).all()
 
 
 # ---------------------------------------------------------------------------- what a program shows
