@@ -23,7 +23,6 @@ import typer
 import he_inference
 from he_inference import terminal, user_files
 from he_inference.errors import (
-    CompileError,
     HEError,
     InputError,
     MessageError,
@@ -32,7 +31,6 @@ from he_inference.errors import (
     WrongProgram,
 )
 from he_inference.plan_table import plan_table
-from he_inference.planning import OBJECTIVES, Plan
 from he_inference.tensor_file import read_format
 from workloads.datasets import DatasetError
 from workloads.demo import Report, run_demo
@@ -214,7 +212,8 @@ def plan(
     typical = None if examples is None else read_images([examples], network.input_shape)
     with terminal.notes.status("compiling for every layout …"):
         found = he_inference.plan(network, precision=precision, examples=typical, response=response)
-    chosen = _chosen(found, optimise, response)
+    private = found.answering("private")  # compile takes nothing else without being told
+    chosen = (private if private.points else found).chosen(optimise)
     draw_plan(found, chosen, f"{model.name}, {precision:g} bits", picture)
     if as_json:
         values = {
@@ -228,21 +227,9 @@ def plan(
         terminal.report(values, "", as_json)
         return
     terminal.out.print(plan_table(found, chosen))
-    if chosen is None:
-        terminal.note("nothing answers privately: compile takes --response plain only")
     for layout, reason in found.refusals.items():
         terminal.note(f"{layout}: {reason}")
     terminal.out.print(f"picture saved: {picture}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _chosen(found: Plan[Any], optimise: str, response: str | None) -> Any:
-    """What `compile` would take; None where weights would have to be shown unasked."""
-    try:
-        return found.chosen(optimise, response or "private")
-    except CompileError:
-        if optimise not in OBJECTIVES or response is not None or not found.points:
-            raise
-        return None
 
 
 def _network(path: Path) -> "he_inference.Network":

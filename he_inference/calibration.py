@@ -33,6 +33,7 @@ from he_inference.prices import CoefficientPrices, MachinePrices, scaled
 from he_inference.processors import processors
 from he_inference.program import Program
 from he_inference.server import Server
+from he_inference.tensor_file import MALFORMED
 
 MAX_AGE_DAYS = 30
 SHAPES = ((500, 12), (40_000, 1), (20_000, 12))
@@ -104,7 +105,7 @@ def _read(path: Path, machine: Machine, now: float) -> MachinePrices | None:
         same = content["machine"] == json.loads(json.dumps(asdict(machine)))
         recent = 0 <= now - float(content["time"]) <= MAX_AGE_DAYS * _DAY
         return MachinePrices.from_json(content["prices"]) if same and recent else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, *MALFORMED):
         return None
 
 

@@ -8,7 +8,7 @@ from he_inference import coefficient_wire, wire
 from he_inference.backend.seal import KeyHolder
 from he_inference.coefficient_signature import CoefficientSignature
 from he_inference.embedding import CoefficientReader, constant_of, slots_of
-from he_inference.errors import AnswerOverflow
+from he_inference.errors import AnswerOverflow, InputError
 from he_inference.expansion import features
 from he_inference.nodes import Array
 from he_inference.progress import Progress
@@ -38,13 +38,27 @@ class CoefficientCipher:
         """Checked queries (batch, *input_shape) → one message."""
         ciphertexts: list[Seeded] = []
         for done, query in enumerate(batch.reshape(len(batch), 1, -1), 1):
-            found = features(self._signature.monomials, query)[0]
-            integers = np.rint(self._layout.query(found) * self._signature.input_scale)
-            ciphertexts.extend(self._keys.encrypt_coefficients(slots_of(integers)))
+            ciphertexts.extend(self._keys.encrypt_coefficients(slots_of(self._integers(query))))
             if progress is not None:
                 progress(done, len(batch))
         message = wire.Query(key_id, self._tickets.draw(len(batch)), tuple(ciphertexts))
         yield wire.write_query(self._signature, message)
+
+    def _integers(self, query: Array) -> Array:
+        """A flat query (1, size) → coefficients of its polynomials, (ciphertexts, N).
+
+        Raises `InputError` for those that SEAL does not encode: from a quarter of the prime on.
+        """
+        found = features(self._signature.monomials, query)[0]
+        integers = np.rint(self._layout.query(found) * self._signature.input_scale)
+        largest, bits = float(np.abs(integers).max()), self._signature.query_primes[0].bit_length()
+        if not largest < 2.0 ** (bits - 2):
+            most = 2.0 ** (bits - 2) / self._signature.input_scale
+            raise InputError(
+                f"products of the query's entries of up to {np.abs(found).max():.3g}: at most "
+                f"{most:.3g} fit; compile the network with examples that are as large as this query"
+            )
+        return np.asarray(integers)
 
     def decrypt(self, answer: bytes) -> Array:
         """An answer message → scores (batch, outputs). Raises as `Client.decrypt`."""

@@ -48,6 +48,8 @@ SPECIAL_BITS = 17
 MIN_PRIME_BITS = 20
 HIDING_PRIMES = (1, 2)
 """Numbers of primes tried for the noise of private answers: one is faster, two need a smaller q."""
+STEPS = 4
+"""Between a scale and its double there are so many."""
 _MARGINS = (0.0, 0.25, 0.5, 1.0, 2.0)
 """Bits of precision aimed at beyond those wanted, until the measured ones are."""
 _SHARES = {"encryption": 0.32, "weights": 0.32, "cut": 0.18, "flooding": 0.18}
@@ -239,7 +241,7 @@ class _Choosing:
             if reached >= self.precision:
                 signature = replace(
                     program.signature,
-                    precision_bits=floor(100 * reached) / 100,
+                    precision_bits=max(self.precision, floor(10 * reached) / 10),
                     resolution=2.0 ** ceil(log2(deviation)),
                 )
                 return replace(program, signature=signature)
@@ -256,10 +258,12 @@ class _Choosing:
         hiding = log2(2.0**flooding_bits / sqrt(12) / noise / (feature_scale * weight_scale))
         most = primes * MAX_PRIME_BITS
         if primes and hiding > most:  # the noise that is left must be small beside the answers
-            weight_scale *= 2.0 ** (hiding - most)
+            weight_scale = _stepped(weight_scale * 2.0 ** (hiding - most))
             hiding = float(most)
         scale = feature_scale * weight_scale
-        q_bits = ceil(log2(scale * largest)) + 1 + HEADROOM_BITS
+        room = max(largest * 2.0**HEADROOM_BITS, 2 * float(np.abs(offset).max()))
+        typical = float(np.abs(self.features).max()) * 2.0**HEADROOM_BITS
+        q_bits = max(ceil(log2(scale * room)) + 1, ceil(log2(feature_scale * typical)) + 2)
         if q_bits > MAX_PRIME_BITS:
             raise _MisfitError(f"answers would need a prime of {q_bits} bits, at most "
                                f"{MAX_PRIME_BITS} are exact")  # fmt: skip
@@ -299,7 +303,13 @@ class _Choosing:
         weight_scale = typical / sqrt(12) / _allowed("weights", wanted)
         feature_scale, weight_scale = max(feature_scale, 1.0), max(weight_scale, 1.0)
         rounding = 2 * sqrt(layout.degree / 18) / _allowed("cut", wanted)
-        return feature_scale, weight_scale * max(1.0, rounding / (feature_scale * weight_scale))
+        feature_scale = _stepped(feature_scale)
+        return feature_scale, _stepped(max(weight_scale, rounding / feature_scale))
+
+
+def _stepped(scale: float) -> float:
+    """Up to the next step: signatures show scales, which depend on weights and examples."""
+    return float(2.0 ** (ceil(STEPS * log2(scale)) / STEPS))
 
 
 def _allowed(share: str, wanted: float) -> float:

@@ -1,6 +1,7 @@
 """The server's half of the coefficient layout: foreign bytes become checked arrays, no SEAL."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from he_inference.backend.residues.inner_products import InnerProducts
 from he_inference.backend.residues.sanitiser import Sanitiser
 from he_inference.coefficient_program import COMPONENTS, CoefficientProgram
 from he_inference.coefficient_wire import CoefficientAnswer
+from he_inference.errors import UnknownKey
 from he_inference.wire import Residues, Seeded
 
 
@@ -54,13 +56,13 @@ class CoefficientEngine:
     def evaluate(self, query: bytes, keys: Callable[[bytes], Residues | None]) -> bytes:
         """A query message → an answer message. Raises `MessageError`, or what `keys` raises."""
         parsed = wire.read_query(self._signature, query)
-        zero = keys(parsed.key_id) if self._sanitiser else None
+        hide = self._hiding(parsed.key_id, keys)
         each, outputs, polynomials = self._layout.queries, [], []
         for start in range(0, len(parsed.ciphertexts), each):
             ciphertexts = _expanded(parsed.ciphertexts[start : start + each], self._primes[:1])
             answers = self._products.evaluate(ciphertexts[:, :, 0])
-            if self._sanitiser is not None and zero is not None:
-                answers += self._noise(self._sanitiser, zero)
+            if hide is not None:
+                answers += hide()
                 answers %= np.uint64(self._primes[0])
             found = answers[self._answer_of, 0, self._places] + self._offset
             outputs.append(found % np.uint64(self._primes[0]))
@@ -68,14 +70,22 @@ class CoefficientEngine:
         answer = CoefficientAnswer(parsed.ticket, np.stack(outputs), np.stack(polynomials))
         return coefficient_wire.write_answer(self._signature, answer)
 
-    def _noise(self, sanitiser: Sanitiser, zero: Residues) -> Residues:
-        """What makes answers private, (answers, 2, N) modulo the first prime.
+    def _hiding(
+        self, key_id: bytes, keys: Callable[[bytes], Residues | None]
+    ) -> Callable[[], Residues] | None:
+        """Draws what makes a query's answers private, (answers, 2, N) modulo the first prime.
 
         With Q the other primes, an answer c modulo q is sanitised as c·Q modulo q·Q, and divided
         by Q afterwards. Nothing of it depends on c: (c·Q + z) / Q, rounded, is c + z / Q, rounded.
+        None where answers are plain; raises `UnknownKey` rather than let private ones go plain.
         """
+        if self._sanitiser is None:
+            return None
+        zero = keys(key_id)
+        if zero is None:
+            raise UnknownKey(f"no encryption of zero with id {key_id.hex()}: register it first")
         shape = (self._layout.answers, COMPONENTS, len(self._primes), self._layout.degree)
-        return sanitiser.sanitise(np.zeros(shape, np.uint64), zero)
+        return partial(self._sanitiser.sanitise, np.zeros(shape, np.uint64), zero)
 
 
 def _expanded(ciphertexts: Sequence[Seeded], primes: tuple[int, ...]) -> Residues:

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from he_inference.batch_signature import MIN_STATISTICAL_BITS, Response
+from he_inference.batch_signature import MAX_MESSAGE_BYTES, MIN_STATISTICAL_BITS, Response
 from he_inference.expansion import MAX_MONOMIALS, NONE, Indices
-from he_inference.layouts.coefficients import CoefficientLayout
+from he_inference.layouts.batched import MAX_PRIME_BITS
+from he_inference.layouts.coefficients import MAX_CIPHERTEXTS, MAX_GROUP, CoefficientLayout
 from he_inference.nodes import Shape
 from he_inference.parameters import SECURITY_BITS, Parameters
 from he_inference.signature import FORMAT, MIN_RESOLUTION, VERSION, from_json, integer
@@ -95,11 +96,18 @@ class CoefficientSignature:
 
     @cached_property
     def digest(self) -> bytes:
-        """32 bytes that both sides must agree on before they exchange anything."""
-        return sha256(self.to_bytes()).digest()
+        """32 bytes that both sides must agree on before they exchange anything.
+
+        Of the monomials as they are: what a compressor makes of them differs between its versions.
+        """
+        monomials = sha256(self.monomials.astype("<i4").tobytes()).hexdigest()
+        return sha256(self._json(monomials)).digest()
 
     def to_bytes(self) -> bytes:
-        """JSON, the same bytes for the same signature."""
+        """JSON, as `from_bytes` reads it."""
+        return self._json(_packed(self.monomials))
+
+    def _json(self, monomials: str) -> bytes:
         value = {
             "format": FORMAT,
             "version": VERSION,
@@ -108,7 +116,7 @@ class CoefficientSignature:
             "parameters": self.parameters.to_json(),
             "input_shape": list(self.input_shape),
             "input_range": list(self.input_range),
-            "monomials": _packed(self.monomials),
+            "monomials": monomials,
             "outputs": self.outputs,
             "group": self.group,
             "input_scale": self.input_scale,
@@ -163,7 +171,10 @@ class CoefficientSignature:
             and self.monomials[:, 1].min() >= 0
             and self.monomials.max() < size
             and 0 < self.outputs <= MAX_OUTPUTS
-            and 0 < self.group <= min(self.outputs, self.parameters.ring_degree)
+            and 0 < self.group <= min(self.outputs, MAX_GROUP)
+            and max(self.parameters.data_primes).bit_length() <= MAX_PRIME_BITS
+            and self.layout.queries <= MAX_CIPHERTEXTS
+            and 8 * self.layout.answers * self.parameters.ring_degree <= MAX_MESSAGE_BYTES
             and 1 <= self.input_scale < first
             and 1 <= self.output_scale < first
             and 1 <= self.answer_bits <= first.bit_length()

@@ -129,8 +129,8 @@ def compile(
         points = compile_coefficients(
             network, batch, precision=precision, response=wanted, prices=_prices().coefficients
         )
-        return planned(list(points), {}).chosen(optimise, wanted)
-    return _planned(network, batch, precision, (wanted,)).chosen(optimise, wanted)
+        return planned(list(points), {}).chosen(optimise)
+    return _planned(network, batch, precision, (wanted,)).chosen(optimise)
 
 
 def plan(

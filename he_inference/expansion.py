@@ -33,6 +33,8 @@ MAX_MONOMIALS = 1 << 18
 """64 ciphertexts of 4096: a query of a few MB."""
 _MAX_PAIRS = 1 << 22
 """Before equal ones are merged."""
+_BLOCK = 1 << 20
+"""Numbers at a time, of rows times pairs: all of them would take gigabytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +109,7 @@ def _expansion(codes: npt.NDArray[np.int64], quadratic: Array, linear: Array, of
     monomials, weights = monomials[used], np.ascontiguousarray(weights[:, used])
     if not len(monomials):
         raise CompileError("the network's answers do not depend on the query")
-    if len(monomials) > MAX_MONOMIALS:
-        raise CompileError(
-            f"a query would be expanded into {len(monomials)} products, at most {MAX_MONOMIALS}: "
-            "use smaller kernels, or layout='packed'"
-        )
+    _check_count(len(monomials))
     return Expansion(monomials, weights, offset)
 
 
@@ -124,16 +122,35 @@ def _pairs(rows: Matrix, squares: Array, size: int) -> tuple[npt.NDArray[np.int6
             f"the first layer's rows hold {total} pairs of inputs, at most {_MAX_PAIRS} are "
             "multiplied out: use a convolution with smaller kernels, or layout='packed'"
         )
-    codes, columns = [np.zeros(0, np.int64)], [np.zeros((len(squares), 0))]
-    for support, members in groups:
+    codes = [np.zeros(0, np.int64)]
+    for support, _ in groups:
         i, j = np.triu_indices(len(support))
         codes.append(support[i] * size + support[j])
-        inside = _dense(rows[members][:, support])
-        columns.append(squares[:, members] @ (inside[:, i] * inside[:, j]) * np.where(i < j, 2, 1))
     distinct, place = np.unique(np.concatenate(codes), return_inverse=True)
-    summed = np.zeros((len(distinct), len(squares)))
-    np.add.at(summed, place, np.concatenate(columns, axis=1).T)
+    _check_count(len(distinct))  # before anything is multiplied
+    summed, at = np.zeros((len(distinct), len(squares))), 0
+    for support, members in groups:
+        inside, outgoing = _dense(rows[members][:, support]), squares[:, members]
+        for i, j in _triangle(len(support), _BLOCK // len(members) + 1):
+            products = outgoing @ (inside[:, i] * inside[:, j]) * np.where(i < j, 2, 1)
+            summed[place[at : at + len(i)]] += products.T  # no pair twice in one group
+            at += len(i)
     return distinct, summed.T
+
+
+def _triangle(count: int, most: int) -> Iterator[tuple[npt.NDArray[np.int64], ...]]:
+    """Pairs i ≤ j < count in the order of `np.triu_indices`, at most so many at a time."""
+    i, j = np.triu_indices(count)
+    for start in range(0, len(i), most):
+        yield i[start : start + most], j[start : start + most]
+
+
+def _check_count(monomials: int) -> None:
+    if monomials > MAX_MONOMIALS:
+        raise CompileError(
+            f"a query would be expanded into {monomials} products, at most {MAX_MONOMIALS}: "
+            "use smaller kernels, or layout='packed'"
+        )
 
 
 def _groups(rows: Matrix) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:

@@ -14,7 +14,7 @@ COLOURS = {"private": "#0072b2", "plain": "#d55e00"}
 """Told apart by those who see few colours, too (Okabe and Ito)."""
 
 
-def draw_plan(plan: Plan[Point], chosen: Planned | None, title: str, path: Path) -> None:
+def draw_plan(plan: Plan[Point], chosen: Planned, title: str, path: Path) -> None:
     """Write a picture of the kind that the file's name ends in: png, svg or pdf."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -34,11 +34,10 @@ def draw_plan(plan: Plan[Point], chosen: Planned | None, title: str, path: Path)
             MARKERS[facts["layout"]], color=COLOURS[facts["response"]],
             markersize=4 + 2 * on_front, alpha=1.0 if on_front else 0.35,
         )  # fmt: skip
-    if chosen is not None:
-        axes.plot(
-            traffic(chosen.cost) / 1e3, milliseconds(chosen.cost),
-            "o", markersize=16, markerfacecolor="none", color="black", label="chosen",
-        )  # fmt: skip
+    axes.plot(
+        traffic(chosen.cost) / 1e3, milliseconds(chosen.cost),
+        "o", markersize=16, markerfacecolor="none", color="black", label="chosen",
+    )  # fmt: skip
     axes.set(
         xscale="log", yscale="log", title=title,
         xlabel="kB up and down, one query", ylabel="CPU ms, client and server",

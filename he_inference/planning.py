@@ -54,11 +54,11 @@ def elapsed(cost: Cost) -> float:
     return milliseconds(cost) + 8 * sent / LINK_BITS_PER_MS
 
 
-_ORDER: Mapping[str, Callable[[Cost], tuple[float, ...]]] = {
-    "latency": lambda cost: (milliseconds(cost), traffic(cost)),
-    "bytes": lambda cost: (traffic(cost), milliseconds(cost)),
-    "keys": lambda cost: (cost.key_bytes, milliseconds(cost)),
-    "balanced": lambda cost: (elapsed(cost),),
+_MEASURES: Mapping[str, Callable[[Cost], float]] = {
+    "latency": milliseconds,
+    "bytes": traffic,
+    "keys": lambda cost: cost.key_bytes,
+    "balanced": elapsed,
 }
 
 
@@ -74,20 +74,24 @@ class Plan(Generic[Point]):
         """Those that nothing of as private answers beats, fastest first."""
         return tuple(p for p in self.points if not any(_beats(q, p) for q in self.points))
 
-    def chosen(self, optimise: str, response: str = "private") -> Point:
-        """The best by one measure, ties by time, among those with such answers.
+    def answering(self, response: str) -> "Plan[Point]":
+        """The same of private or plain answers alone."""
+        alike = [p for p in self.points if p.facts()["response"] == response]
+        return Plan(alike, self.refusals)
 
-        Raises `CompileError` for an unknown measure, and where there is no such program.
+    def chosen(self, optimise: str) -> Point:
+        """The best by one measure, on the front; ties by time.
+
+        Raises `CompileError` for an unknown measure, and where there is no program at all.
         """
-        if optimise not in _ORDER:
-            raise CompileError(f"optimise {optimise!r} is unknown: use one of {', '.join(_ORDER)}")
-        points = [point for point in self.points if point.facts()["response"] == response]
-        if not points:
+        if optimise not in _MEASURES:
+            known = ", ".join(_MEASURES)
+            raise CompileError(f"optimise {optimise!r} is unknown: use one of {known}")
+        if not self.points:
             reasons = "\n".join(f"  {name}: {reason}" for name, reason in self.refusals.items())
-            raise CompileError(
-                f"no layout for single queries has {response} answers of the network:\n{reasons}"
-            )
-        return min(points, key=lambda point: _ORDER[optimise](point.cost))
+            raise CompileError(f"no layout for single queries fits the network:\n{reasons}")
+        measure = _MEASURES[optimise]
+        return min(self.points, key=lambda p: (measure(p.cost), *_measures(p.cost)))
 
 
 def planned(points: Sequence[Point], refusals: Mapping[str, str]) -> Plan[Point]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
 
+from he_inference import wire
 from he_inference.backend import clear
 from he_inference.client import Client
 from he_inference.compiler import Compiled, compile
@@ -209,6 +211,15 @@ def laplace_tail(p_value: float, count: int) -> float:
     P(|z| > t) = exp(−√2·t). Everything else is normal, and its tail is lighter.
     """
     return math.log(count / p_value) / math.sqrt(2)
+
+
+# ---------------------------------------------------------------------------- hostile messages
+
+
+def resealed(message: bytes) -> bytes:
+    """The message with a checksum that fits it: what someone hostile would send."""
+    body = message[: -wire.CHECKSUM_BYTES]
+    return body + hashlib.blake2b(body, digest_size=wire.CHECKSUM_BYTES).digest()
 
 
 # ---------------------------------------------------------------------------- one network

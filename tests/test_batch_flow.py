@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ from he_inference.nn import Polynomial, Square
 from he_inference.nodes import Array
 from he_inference.noise import NoiseModel
 from he_inference.torch_modules import from_torch
-from tests.conftest import Residual
+from tests.conftest import Residual, resealed
 from workloads.datasets import mnist_sample
 from workloads.models import MNIST_CNN
 
@@ -269,11 +268,6 @@ def served() -> Iterator[tuple[Party, Server]]:
     yield this, server
     scores = this.client.decrypt(server.evaluate(this.client.encrypt(this.x)))
     assert scores.shape == (40, 3)  # whatever came, the client is still served
-
-
-def resealed(message: bytes) -> bytes:
-    body = message[: -wire.CHECKSUM_BYTES]
-    return body + hashlib.blake2b(body, digest_size=wire.CHECKSUM_BYTES).digest()
 
 
 def test_queries_without_keys(served: tuple[Party, Server]) -> None:

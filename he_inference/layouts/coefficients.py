@@ -20,6 +20,12 @@ from he_inference.nodes import Array
 
 Integers = npt.NDArray[np.int64]
 
+MAX_CIPHERTEXTS = 1 << 10
+"""Of a query. Sums of as many remainders modulo a prime of 42 bits are exact in float64."""
+
+MAX_GROUP = 1 << 10
+"""Outputs to an answer: they are read by a matrix of so many rows of N/2."""
+
 
 @dataclass(frozen=True)
 class CoefficientLayout:
@@ -82,13 +88,15 @@ def layouts(degree: int, features: int, outputs: int) -> Iterator[CoefficientLay
     """Those that trade ciphertexts of a query against those of an answer, fewest answers first.
 
     Of those with as many answers the one with fewest queries, and only some of many that hardly
-    differ: from one to the next answers grow by a third at least.
+    differ: from one to the next answers grow by a third at least. None of more ciphertexts than a
+    query may have, or of more outputs to an answer.
     """
     fewest = 1
     while True:
         group = -(-outputs // fewest)
-        if group <= degree:
-            yield CoefficientLayout(degree, features, outputs, group)
+        layout = CoefficientLayout(degree, features, outputs, group)
+        if group <= MAX_GROUP and layout.queries <= MAX_CIPHERTEXTS:
+            yield layout
         if group == 1:
             return
         following = min(max(fewest + 1, fewest * 4 // 3), outputs)

@@ -17,8 +17,6 @@ from he_inference.backend.residues.transforms import Transform, inverse_row
 from he_inference.processors import processors
 from he_inference.wire import Residues
 
-MAX_TERMS = 1 << 10
-"""Remainders below 2^42 of which sums are exact."""
 _BLOCK = 512
 """Coefficients at a time: what is summed stays in the first-level cache."""
 
@@ -26,8 +24,9 @@ _BLOCK = 512
 class InnerProducts:
     """Fixed weight polynomials, for queries that come.
 
-    weights: int64 (answers, queries, N), coefficients, at most `MAX_TERMS` queries; prime: q, up to
-    42 bits. threads: as many as this process may use processors, unless given.
+    weights: int64 (answers, queries, N), coefficients, at most `MAX_CIPHERTEXTS` queries (see
+    `layouts.coefficients`); prime: q, up to 42 bits. threads: as many as this process may use
+    processors, unless given.
     """
 
     def __init__(
