@@ -147,10 +147,10 @@ def permutation(step: int, degree: int) -> Places:
     element = pow(GENERATOR, step % (degree // 2), 2 * degree)
     exponents = (2 * order + 1) * element % (2 * degree)
     found = order[(exponents - 1) // 2]  # reversing bits twice is nothing
-    return np.asarray(found, dtype=np.int32)
+    return np.asarray(found, dtype=np.uint16)
 
 
 def _places(steps: Sequence[int], degree: int) -> Places:
     if not steps:
-        return np.zeros((1, degree), np.int32)
+        return np.zeros((1, degree), np.uint16)
     return np.stack([permutation(step, degree) for step in steps])
