@@ -22,6 +22,7 @@ from benchmarks import measure, published, tutorial
 from benchmarks.measure import OURS, PEER, Row, Summary
 from benchmarks.peer_environment import InstallError, peer_python
 from benchmarks.system_process import PROJECT, AnswerError, SystemProcess
+from benchmarks.two_cores import measure_two_cores
 from workloads.datasets import Dataset, mnist, mnist_sample
 
 Array = npt.NDArray[np.float64]
@@ -30,6 +31,8 @@ Progress = Callable[[str, int, int], None]
 """What is being done, how many steps of it are done, and how many there are."""
 
 OUR_NAME = "Sottovoce"
+BY_SEAL = "Sottovoce, SEAL evaluating"
+"""The same program on a server that uses SEAL: what our own evaluator brings."""
 LAYOUT = "packed"
 PEERS: Mapping[str, str] = {
     "tenseal_vector": "TenSEAL",
@@ -57,6 +60,7 @@ class Plan:
     Attributes:
         rounds: timed rounds on the tutorial network, in each of which every system answers once.
         queries: encrypted queries to the shipped network.
+        core_rounds: in each of which a server with one thread and one with two answer.
         memory_queries: queries to the server whose memory is weighed.
         peers: scripts in `peers/` to run beside ours.
         full_test_set: accuracy on all 10,000 test images, not on the sample in the project.
@@ -64,6 +68,7 @@ class Plan:
 
     rounds: int = 20
     queries: int = 1000
+    core_rounds: int = 100
     memory_queries: int = 10
     peers: tuple[str, ...] = ()
     full_test_set: bool = True
@@ -71,7 +76,7 @@ class Plan:
     @classmethod
     def quick(cls, peers: tuple[str, ...] = ()) -> Plan:
         """Enough to see that everything runs; too little to quote."""
-        return cls(rounds=3, queries=20, memory_queries=2, peers=peers, full_test_set=False)
+        return cls(3, 20, 3, memory_queries=2, peers=peers, full_test_set=False)
 
 
 def run(plan: Plan, emit: Emit, progress: Progress) -> None:
@@ -108,7 +113,7 @@ def measure_tutorial(plan: Plan, folder: Path, emit: Emit, progress: Progress) -
     with contextlib.ExitStack() as stack:
         systems: dict[str, _Measured] = {}
         for position, (name, source, start) in enumerate(_starts(plan, program)):
-            progress(f"preparing {name}", position, 1 + len(plan.peers))
+            progress(f"preparing {name}", position, 2 + len(plan.peers))
             try:
                 process = stack.enter_context(start())
                 systems[name] = _Measured(process, source, process.prepare(task), [])
@@ -122,6 +127,16 @@ def measure_tutorial(plan: Plan, folder: Path, emit: Emit, progress: Progress) -
         progress("one query each", rounds, rounds)
     for name, measured in systems.items():
         emit(_tutorial_row(name, measured, systems.get(OUR_NAME), clear[1:]))
+    _cores(program, "tutorial CNN", plan, emit, progress)
+
+
+def _cores(program: Path, network: str, plan: Plan, emit: Emit, progress: Progress) -> None:
+    def shown(done: int, total: int) -> None:
+        progress("one and two cores", done, total)
+
+    row = measure_two_cores(program, network, plan.core_rounds, shown)
+    if row is not None:
+        emit(row)
 
 
 @dataclass(frozen=True)
@@ -138,6 +153,7 @@ class _Measured:
 def _starts(plan: Plan, program: Path) -> Iterator[tuple[str, str, Callable[[], SystemProcess]]]:
     """Name, source and how to start each system; a peer is installed when it is started."""
     yield OUR_NAME, OURS, lambda: our_process(program)
+    yield BY_SEAL, OURS, lambda: our_process(program, "seal")
     for peer in plan.peers:
 
         def start(peer: str = peer) -> SystemProcess:
@@ -146,9 +162,9 @@ def _starts(plan: Plan, program: Path) -> Iterator[tuple[str, str, Callable[[], 
         yield PEERS[peer], PEER, start
 
 
-def our_process(program: Path) -> SystemProcess:
+def our_process(program: Path, backend: str = "residues") -> SystemProcess:
     """Our client and server in a process of their own."""
-    return SystemProcess(sys.executable, "benchmarks.our_system", [str(program)])
+    return SystemProcess(sys.executable, "benchmarks.our_system", [str(program), backend])
 
 
 def _one_round(systems: dict[str, _Measured], index: int, emit: Emit) -> None:
@@ -257,6 +273,7 @@ def measure_mnist(
             **memory,
         }
     )
+    _cores(program, network_path.name, plan, emit, progress)
 
 
 def _evaluate(network: he_inference.Network, data: Dataset, batch: int = 1000) -> Array:

@@ -12,13 +12,15 @@ from benchmarks import measure
 from benchmarks.peers.protocol import Array, System, Weights, serve
 from he_inference.signature import Signature
 
+_EVALUATORS = {"residues": "key switching of our own", "seal": "SEAL"}
+
 
 class OurSystem(System):
     """A compiled program; only bytes pass between the client and the server."""
 
-    def __init__(self, program_path: str) -> None:
-        """Remember what to load; `prepare` does it."""
-        self.program_path = program_path
+    def __init__(self, program_path: str, backend: str = "residues") -> None:
+        """Remember what to load, and what the server evaluates with; `prepare` does it."""
+        self.program_path, self.backend = program_path, backend
 
     def prepare(self, weights: Weights) -> dict[str, Any]:
         """Load the program and make keys. Its weights count, not those of the task."""
@@ -26,12 +28,12 @@ class OurSystem(System):
         if not isinstance(program, he_inference.Program):
             raise ValueError(f"{self.program_path}: expected a program of the packed layout")
         self.client = he_inference.Client(program.signature)
-        self.server = he_inference.Server(program)
+        self.server = he_inference.Server(program, backend=self.backend)
         evaluation_keys = self.client.evaluation_keys()
         self.server.register(evaluation_keys)
         return {
             "version": measure.versions(["sottovoce", "tenseal"]),
-            "settings": _settings(program.signature),
+            "settings": _settings(program.signature, self.backend),
             "evaluation_key_bytes": len(evaluation_keys),
             "security_bits": program.signature.security_bits,
         }
@@ -49,13 +51,14 @@ class OurSystem(System):
         return np.asarray(self.client.decrypt(response), dtype=np.float64)
 
 
-def _settings(signature: Signature) -> str:
+def _settings(signature: Signature, backend: str) -> str:
     parameters = signature.parameters
     bits = [prime.bit_length() for prime in parameters.data_primes]
     special = parameters.special_prime.bit_length()
     return (
         f"N = {parameters.ring_degree}, primes {bits} + [{special}] bits, "
-        f"{len(signature.keys.rotations)} rotations, symmetric encryption, packed layout"
+        f"{len(signature.keys.rotations)} rotations, symmetric encryption, packed layout, "
+        f"evaluated by {_EVALUATORS[backend]}"
     )
 
 

@@ -14,7 +14,7 @@ from benchmarks.report import markdown
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 RESULTS = ("query.jsonl", "batch.jsonl")
 """Files of results, each of one run."""
-_SHOWN = ("environment", "tutorial", "mnist", "failure")
+_SHOWN = ("environment", "tutorial", "mnist", "cores", "failure")
 
 
 def blocks(rows: Iterable[Row]) -> dict[str, str]:

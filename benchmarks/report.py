@@ -32,6 +32,8 @@ def markdown(rows: Iterable[Row]) -> str:
             "## One query, the shipped MNIST network",
             _table(_MNIST, by_kind["mnist"]),
         ]
+    if "cores" in by_kind:
+        parts += ["## One query on two cores", _table(_CORES, by_kind["cores"])]
     if "published" in by_kind:
         beside = [*by_kind.get("mnist", []), *by_kind["published"]]
         parts += [
@@ -138,6 +140,15 @@ _TUTORIAL: Sequence[Column] = (
     ("labels equal", _labels),
     ("largest logit error", _number("largest_logit_error", 4)),
     ("security bits", _plain("security_bits")),
+)
+_CORES: Sequence[Column] = (
+    ("network", _plain("network")),
+    ("figure", _plain("source")),
+    ("server wall ms, one thread", _milliseconds("wall_ms_1")),
+    ("two threads", _milliseconds("wall_ms_2")),
+    ("times sooner", _number("speed_up", 2)),
+    ("CPU ms, one thread", _number("cpu_ms_1", 1)),
+    ("two threads", _number("cpu_ms_2", 1)),
 )
 _MNIST: Sequence[Column] = (
     ("system", _plain("system")),

@@ -20,6 +20,7 @@ from benchmarks.measure import Span, Summary
 from benchmarks.peers.protocol import Array, System, Weights, serve
 from benchmarks.report import NOTHING, markdown
 from benchmarks.system_process import PROJECT, AnswerError, SystemProcess
+from he_inference.processors import processors
 from workloads.datasets import mnist_sample
 
 KEY_BYTES = 1234
@@ -273,7 +274,7 @@ def test_the_command_line_lists_and_refuses(tmp_path: Path) -> None:
 
 
 def test_a_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = bench_query.Plan(rounds=1, queries=2, memory_queries=1, full_test_set=False)
+    small = bench_query.Plan(1, 2, core_rounds=2, memory_queries=1, full_test_set=False)
     monkeypatch.setattr(bench_query.Plan, "quick", classmethod(lambda *_: small))
     network = he_inference.from_torch(
         tutorial.module(tutorial.weights()), np.zeros((1, 1, 28, 28), np.float32)
@@ -289,12 +290,15 @@ def test_a_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     rows = list(measure.read_rows(path))
     assert [row["reason"] for row in rows if row["kind"] == "failure"] == []
     assert rows[0]["kind"] == "environment"
-    for kind, queries in (("tutorial", 1), ("mnist", 2)):
-        (row,) = (row for row in rows if row["kind"] == kind)
+    for kind, queries, systems in (("tutorial", 1, 2), ("mnist", 2, 1)):
+        row, *others = (row for row in rows if row["kind"] == kind)
+        assert len(others) == systems - 1
         assert row["source"] == measure.OURS
         assert row["labels_equal"] == row["queries"] == queries
         assert row["security_bits"] >= 128
     assert row["server_peak_bytes"] >= row["server_start_bytes"] > 0
+    cores = [row for row in rows if row["kind"] == "cores"]
+    assert len(cores) == 2 * (processors() > 1) and all(row["speed_up"] > 0 for row in cores)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class PackedEvaluator:
         """threads: that share one query. Raises `CompileError` for primes that are too large or
         too many for exact sums."""
         parameters = program.parameters
-        self._program, self._threads, self._as_seal = program, threads, as_seal
+        self._program, self._as_seal = program, as_seal
         self._primes = np.array(parameters.primes, np.float64)
         _check_exact(parameters.primes)
         self._transform = Transform(parameters.ring_degree, parameters.primes)
@@ -49,7 +49,7 @@ class PackedEvaluator:
         self._scratch = [
             aligned(3 + self._schedule.digits, parameters.ring_degree) for _ in range(threads)
         ]
-        self._lock = Lock()
+        self._lock, self._pool = Lock(), ThreadPoolExecutor(threads)
 
     def prepare(self) -> None:
         """Compile the kernels now, which takes seconds, and not when the first query comes."""
@@ -100,11 +100,10 @@ class PackedEvaluator:
                 self._primes, self._factors,
             )  # fmt: skip
 
-        if self._threads == 1:
-            work(self._scratch[0])
-            return
-        with ThreadPoolExecutor(self._threads) as pool:
-            list(pool.map(work, self._scratch))
+        others = [self._pool.submit(work, scratch) for scratch in self._scratch[1:]]
+        work(self._scratch[0])
+        for other in others:
+            other.result()
 
     def _encoded(self) -> Floats:
         firsts = weight_rows(self._program)
@@ -148,10 +147,10 @@ def permutation(step: int, degree: int) -> Places:
     element = pow(GENERATOR, step % (degree // 2), 2 * degree)
     exponents = (2 * order + 1) * element % (2 * degree)
     found = order[(exponents - 1) // 2]  # reversing bits twice is nothing
-    return np.asarray(found, dtype=np.int32)
+    return np.asarray(found, dtype=np.uint16)
 
 
 def _places(steps: Sequence[int], degree: int) -> Places:
     if not steps:
-        return np.zeros((1, degree), np.int32)
+        return np.zeros((1, degree), np.uint16)
     return np.stack([permutation(step, degree) for step in steps])

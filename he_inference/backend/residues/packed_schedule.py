@@ -13,6 +13,7 @@ With `as_seal` nothing of this is done, digits are in [0, p) as SEAL's are, and 
 SEAL's, bit for bit.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,11 +100,11 @@ class _Scheduler:
         self._answer = self._coefficients(self._values[len(program.instructions) - 1])
 
     def finish(self) -> PackedSchedule:
-        starts = _phases(self._tasks)
-        places, rows = _placed(self._blocks, self._tasks, starts, self._answer)
-        table = np.zeros((len(self._tasks), FIELDS), np.int64)
+        tasks, starts = _in_phases(self._tasks)
+        places, rows = _placed(self._blocks, tasks, starts, self._answer)
+        table = np.zeros((len(tasks), FIELDS), np.int64)
         lists: list[int] = []
-        for number, task in enumerate(self._tasks):
+        for number, task in enumerate(tasks):
             entry = table[number]
             entry[op.PLACES] = entry[op.OWN] = _NONE
             for name, value in task.fields.items():
@@ -415,18 +416,29 @@ def _terms(values: Sequence[tuple[_Value, int]], c: int, m: int) -> list[tuple[i
     return [(v.row(c, m), place) for v, place in values if c < len(v.components)]
 
 
-def _phases(tasks: Sequence[_Task]) -> list[int]:
-    """For every task the first one of its phase: it need not wait for any from there on."""
-    starts: list[int] = []
-    start, read, written = 0, set[int](), set[int]()
+_WINDOW = 1
+"""Phases by which a task may come earlier than those before it: rows should not wait for long."""
+
+
+def _in_phases(tasks: Sequence[_Task]) -> tuple[list[_Task], list[int]]:
+    """Tasks by phase, and for every one the first of its phase: it waits for none from there on.
+
+    A task comes as early as what it reads is there, and what it writes is read no more.
+    """
+    phase, last = [0] * len(tasks), 0
+    written, read = dict[int, int](), dict[int, int]()
     for number, task in enumerate(tasks):
-        reads, writes = set(task.reads), set(task.writes)
-        if reads & written or writes & (read | written):
-            start, read, written = number, set(), set()
-        read |= reads
-        written |= writes
-        starts.append(start)
-    return starts
+        after = [written.get(row, -1) for row in (*task.reads, *task.writes)]
+        after += [read.get(row, -1) for row in task.writes]
+        here = max(max(after, default=-1) + 1, last - _WINDOW)
+        for row in task.reads:
+            read[row] = max(read.get(row, -1), here)
+        for row in task.writes:
+            written[row] = here
+        phase[number], last = here, max(last, here)
+    order = sorted(range(len(tasks)), key=phase.__getitem__)
+    ordered = sorted(phase)
+    return [tasks[number] for number in order], [bisect_left(ordered, p) for p in ordered]
 
 
 def _placed(

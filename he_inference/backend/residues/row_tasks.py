@@ -245,7 +245,7 @@ def run(  # type: ignore[no-untyped-def]
     tasks: int64 (count, FIELDS). lists: int64, the terms of tasks. counters: int64 (2,), of tasks
     taken and done, zero at first. words: uint64 (rows, N), the query. rows: float64 (rows, N), the
     workspace of all threads. scratch: (3 + digits, N), this thread's. keys, weights: float64
-    (rows, N), centred. places: int32 (permutations, N). tables, inverse_tables: of `Transform`.
+    (rows, N), centred. places: uint16 (permutations, N). tables, inverse_tables: of `Transform`.
     primes: float64. factors: float64 (primes + 1, primes), row l the inverses of prime l,
     the last row the special prime itself, centred.
     """

@@ -39,7 +39,7 @@ from he_inference.backend.residues.transforms import (
 )
 
 Floats = npt.NDArray[np.float64]
-Places = npt.NDArray[np.int32]
+Places = npt.NDArray[np.uint16]
 
 MAX_DIGITS = 30
 GROWTH = 4.0

@@ -9,11 +9,13 @@ root ψ^rev(m + i). Results are reduced, so that they are SEAL's whatever lies b
 Residues are float64 integers; they lie where the words lay, so there is no workspace. A product
 b·w is exact as h + l (see `kernels`) and its remainder is
 
-    r = h − ⌊h/p⌉·p + l,   |r| ≤ p/2 + 2⁻⁵³·|b|·p < 0.51·p   for |w| ≤ p/2, |b| ≤ 18·p, p < 2⁴²
+    r = h − ⌊h/p⌉·p + l,   |r| ≤ p/2 + 2⁻⁵³·|b|·p       for |w| ≤ p/2, |b| ≤ 22·p, p < 2⁴⁸
 
-Forward, x ± r grows by 0.51·p a stage: below 9·p after 15 of them, and reduced once, at the end.
-Inverse, x + y doubles: every three stages grow from 2.1·p to 17·p at most, in the one row of eight
-that is only ever added to. It is reduced then; the others are sums of at most four remainders.
+which is (1/2 + B/32)·p at most for |b| ≤ B·p. Forward, x ± r grows by that much a stage: from 4·p,
+below 16·p after 15 of them, and is reduced once, at the end. Inverse, x + y doubles: every three
+stages grow from 8/3·p to 22·p at most, in the one row of eight that is only ever added to. It is
+reduced then; the others are sums of at most four remainders of smaller factors, 8/3·p again. All
+stays below 2⁵³, and so exact.
 
 The work is done on eight vectors of eight coefficients, three stages between load and store. In
 the last block of 64 a transposition brings neighbours into the same lane, and a second one back.
