@@ -37,15 +37,15 @@ class OurSystem(System):
         }
 
     def encrypt(self, image: Array) -> bytes:
-        """One image, as the only one of its batch."""
-        return bytes(self.client.encrypt(image[None, None]))
+        """One image, or one row of features, as the only one of its batch."""
+        return bytes(self.client.encrypt(image.reshape(1, *self.client.signature.input_shape)))
 
     def evaluate(self, request: bytes) -> bytes:
         """What the server does with a request."""
         return bytes(self.server.evaluate(request))
 
     def decrypt(self, response: bytes) -> Array:
-        """The logits of the one image."""
+        """The logits of the one query."""
         return np.asarray(self.client.decrypt(response), dtype=np.float64)
 
 
