@@ -271,7 +271,7 @@ def evaluate(network: he_inference.Network, queries: npt.NDArray[Any], batch: in
 
 
 def _compiled(network: he_inference.Network) -> he_inference.Compiled:
-    return he_inference.compile(network, examples=mnist_sample().images)
+    return he_inference.compile(network, layout="packed", examples=mnist_sample().images)
 
 
 def server_memory(program: Path, queries: npt.NDArray[Any], folder: Path) -> Row:

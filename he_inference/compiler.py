@@ -12,7 +12,7 @@ The passes of the packed layout, in order (the batched one is in `batch_compiler
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,17 +22,20 @@ from he_inference.backend import clear
 from he_inference.batch_compiler import CompiledBatch, compile_batch
 from he_inference.batch_signature import Response
 from he_inference.checker import check
+from he_inference.coefficient_compiler import CompiledCoefficients, compile_coefficients
 from he_inference.cost import Cost, cost
 from he_inference.errors import CompileError, ModelError
 from he_inference.layouts.packed import pack
 from he_inference.network import Network, check_batch
 from he_inference.nodes import Array
 from he_inference.parameters import MAX_LOG_MODULUS, Parameters
+from he_inference.planning import OBJECTIVES, Objective, Plan, planned
+from he_inference.prices import CoefficientPrices
 from he_inference.program import Program
 from he_inference.search import EXAMPLES, Search
 from he_inference.signature import Signature
 
-LAYOUTS = ("packed", "batched")
+LAYOUTS = ("auto", "coefficients", "packed", "batched")
 EXTREMES = 8
 """Rows of the first layer for which the largest possible query is among synthetic examples."""
 
@@ -103,15 +106,31 @@ class Compiled:
         return "\n".join(lines)
 
 
+AnyCompiled = Compiled | CompiledBatch | CompiledCoefficients
+
+
 @overload
 def compile(
     network: Network,
     *,
-    layout: Literal["packed"] = "packed",
+    layout: Literal["packed"],
     precision: float = 10.0,
     examples: npt.ArrayLike | None = None,
     response: Literal["plain"] | None = None,
+    optimise: Objective = "balanced",
 ) -> Compiled: ...
+
+
+@overload
+def compile(
+    network: Network,
+    *,
+    layout: Literal["coefficients"],
+    precision: float = 10.0,
+    examples: npt.ArrayLike | None = None,
+    response: Response | None = None,
+    optimise: Objective = "balanced",
+) -> CompiledCoefficients: ...
 
 
 @overload
@@ -122,6 +141,7 @@ def compile(
     precision: float = 10.0,
     examples: npt.ArrayLike | None = None,
     response: Response | None = None,
+    optimise: Objective = "balanced",
 ) -> CompiledBatch: ...
 
 
@@ -129,25 +149,29 @@ def compile(
 def compile(
     network: Network,
     *,
-    layout: str,
+    layout: str = "auto",
     precision: float = 10.0,
     examples: npt.ArrayLike | None = None,
     response: str | None = None,
-) -> Compiled | CompiledBatch: ...
+    optimise: str = "balanced",
+) -> AnyCompiled: ...
 
 
 def compile(
     network: Network,
     *,
-    layout: str = "packed",
+    layout: str = "auto",
     precision: float = 10.0,
     examples: npt.ArrayLike | None = None,
     response: str | None = None,
-) -> Compiled | CompiledBatch:
+    optimise: str = "balanced",
+) -> AnyCompiled:
     """Choose ring, primes, scales, levels and rotations for a network, at 128-bit security.
 
-    layout: "packed", one query in the slots of one ciphertext, for the fastest single answer;
-        "batched", as many queries in as many slots, for thousands of them at once.
+    layout: "coefficients", a few ciphertexts for one query and nothing but sums at the server, for
+        networks with one layer of products at most; "packed", one query in the slots of one
+        ciphertext, for deeper ones; "auto", whichever of these `optimise` prefers; "batched", as
+        many queries in as many slots, for thousands of them at once.
     precision: bits; the root mean square error of answers is expected to be at most 2^-precision
         times the largest answer on the examples, as an average over queries and keys.
     examples: typical queries (batch, *input_shape), by which magnitudes are judged. Answers up to
@@ -155,36 +179,100 @@ def compile(
         are alike (a network with one output) nobody notices. Without them synthetic queries in the
         network's input range are used, extremes among them. They are not kept.
     response: "private" hides the weights in answers as far as the answers themselves do not show
-        them (see `flooding`), "plain" does not. The batched layout has both and takes "private"
-        where nothing is said; the packed one has plain ones only.
+        them (see `flooding`), "plain" does not. Private where nothing is said, but for the packed
+        layout, which has plain answers only: "auto" takes it where "plain" is said, and no sooner.
+    optimise: what single queries should have little of: "latency", CPU time of client and server;
+        "bytes", up and down; "keys", bytes of evaluation keys; "balanced", the time until an answer
+        arrives over a link of 100 Mbit/s. See `planning`; `plan` returns all there is to choose
+        from.
 
     Raises `CompileError` where it does not fit, naming the smallest change that would.
     """
-    if layout not in LAYOUTS:
-        raise CompileError(f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}")
-    if response not in (None, "private", "plain"):
-        raise CompileError(f"response {response!r} is unknown: use private or plain")
-    if not isinstance(network, Network):
-        raise ModelError(
-            f"expected a Network, found {type(network).__name__}: call from_torch(module, example)"
-        )
-    if not 1 <= precision <= 40:
-        raise CompileError(f"precision {precision} bits: expected 1 to 40")
-    batch = _examples(network, examples)
+    _check_choice("layout", layout, LAYOUTS)
+    _check_choice("response", response, (None, "private", "plain"))
+    _check_choice("optimise", optimise, OBJECTIVES)
+    batch = _examples(network, examples, precision)
+    wanted: Response = "plain" if response == "plain" else "private"
     if layout == "batched":
         return compile_batch(
             network,
             batch,
             precision=precision,
-            response="plain" if response == "plain" else "private",
+            response=wanted,
             keep_labels=examples is not None,
         )
-    if response == "private":
-        raise CompileError(
-            "the packed layout has no private answers: use layout='batched', or choose "
-            "response='plain' where clients may know the weights"
+    if layout == "packed":
+        if response == "private":
+            raise CompileError(_NOT_PRIVATE)
+        return _compile_packed(network, batch, precision)
+    if layout == "coefficients":
+        points = compile_coefficients(
+            network, batch, precision=precision, response=wanted, prices=_prices()
         )
-    return _compile_packed(network, batch, precision)
+        return planned(list(points), {}).chosen(optimise)
+    return _planned(network, batch, precision, (wanted,)).chosen(optimise)
+
+
+def plan(
+    network: Network,
+    *,
+    precision: float = 10.0,
+    examples: npt.ArrayLike | None = None,
+    response: str | None = None,
+) -> Plan[Compiled | CompiledCoefficients]:
+    """Every program for single queries that is worth considering, with what it costs.
+
+    As `compile` with "auto"; response: of these answers only, of both kinds unless given.
+    """
+    _check_choice("response", response, (None, "private", "plain"))
+    batch = _examples(network, examples, precision)
+    kinds: tuple[Response, ...] = get_args(Response)
+    wanted = tuple(kind for kind in kinds if response in (None, kind))
+    return _planned(network, batch, precision, wanted)
+
+
+_NOT_PRIVATE = (
+    "the packed layout has no private answers: use layout='batched', or choose "
+    "response='plain' where clients may know the weights"
+)
+
+
+def _planned(
+    network: Network, batch: Array, precision: float, responses: Sequence[Response]
+) -> Plan[Compiled | CompiledCoefficients]:
+    """Programs of both layouts for single queries, and why one has none."""
+    points: list[Compiled | CompiledCoefficients] = []
+    refusals: dict[str, str] = {}
+    prices = _prices()
+    for response in responses:
+        try:
+            points.extend(
+                compile_coefficients(
+                    network, batch, precision=precision, response=response, prices=prices
+                )
+            )
+        except CompileError as error:
+            refusals["coefficients"] = str(error)
+    try:
+        if "plain" not in responses:
+            raise CompileError(_NOT_PRIVATE)
+        points.append(_compile_packed(network, batch, precision))
+    except CompileError as error:
+        refusals["packed"] = str(error)
+    return planned(points, refusals)
+
+
+def _prices() -> CoefficientPrices:
+    """This machine's. They are measured with a client and a server, which compiling needs not."""
+    from he_inference.calibration import calibrated
+
+    return calibrated()
+
+
+def _check_choice(name: str, found: str | None, known: Sequence[str | None]) -> None:
+    if found not in known:
+        *others, last = filter(None, known)
+        raise CompileError(f"{name} {found!r} is unknown: use {', '.join(others)} or {last}")
 
 
 def _compile_packed(network: Network, batch: Array, precision: float) -> Compiled:
@@ -218,12 +306,20 @@ def _compile_packed(network: Network, batch: Array, precision: float) -> Compile
     return best
 
 
-def _examples(network: Network, examples: npt.ArrayLike | None) -> Array:
+def _examples(network: Network, examples: npt.ArrayLike | None, precision: float) -> Array:
     """A few queries to judge magnitudes by: the caller's, or noise of three kinds.
+
+    Raises `ModelError` for what is no network, `CompileError` for a precision out of range.
 
     Without the caller's, the extremes are among them: for the first layer's heaviest rows, the
     query in the input range that makes each as large as it can be.
     """
+    if not isinstance(network, Network):
+        raise ModelError(
+            f"expected a Network, found {type(network).__name__}: call from_torch(module, example)"
+        )
+    if not 1 <= precision <= 40:
+        raise CompileError(f"precision {precision} bits: expected 1 to 40")
     if examples is not None:
         batch = check_batch(examples, network.input_shape)
         low, high = network.input_range

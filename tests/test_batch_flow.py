@@ -461,7 +461,7 @@ def test_options_of_the_layout() -> None:
         ({"layout": "batched", "response": "secret"}, "response 'secret' is unknown: use private"),
         ({"layout": "packed", "response": "secret"}, "response 'secret' is unknown"),
         ({"layout": "packed", "response": "private"}, "use layout='batched', or choose response="),
-        ({"layout": "batches"}, "'batches' is unknown: use one of packed, batched"),
+        ({"layout": "batches"}, "'batches' is unknown: use auto, coefficients, packed"),
         ({"layout": "batched", "precision": 41}, "expected 1 to 40"),
         ({"layout": "batched", "precision": float("nan")}, "expected 1 to 40"),
     ):
@@ -489,7 +489,7 @@ def test_batches_are_private_unless_they_are_said_to_be_plain() -> None:
     assert (error <= limit + compiled.signature.resolution / 2).all()
     plain = he_inference.compile(made, layout="batched", response="plain", precision=6)
     assert plain.signature.response == plain.facts()["response"] == "plain"
-    packed = he_inference.compile(made, precision=6, response="plain")
+    packed = he_inference.compile(made, layout="packed", precision=6, response="plain")
     assert packed.facts()["layout"] == "packed"
 
 

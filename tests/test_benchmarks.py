@@ -289,7 +289,7 @@ def test_a_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     )
     network.save(tmp_path / "network.safetensors")
     # Both tables compile; once, and coarsely, keeps this to seconds.
-    compiled = he_inference.compile(network, precision=6)
+    compiled = he_inference.compile(network, layout="packed", precision=6)
     monkeypatch.setattr(he_inference, "compile", lambda *_, **__: compiled)
     monkeypatch.setattr(bench_query, "MNIST_NETWORK", tmp_path / "network.safetensors")
     path = tmp_path / "results.jsonl"

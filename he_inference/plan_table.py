@@ -1,0 +1,30 @@
+"""A plan as a table for people: the front, fastest first, with the chosen point marked."""
+
+from rich.table import Table
+
+from he_inference.planning import Plan, Planned, Point, elapsed
+
+_COLUMNS = (
+    "layout", "answers", "client ms", "server ms", "kB up", "kB down", "keys kB", "bits",
+    "at 100 Mbit/s, ms",
+)  # fmt: skip
+
+
+def plan_table(plan: Plan[Point], chosen: Planned) -> Table:
+    """Every point that no other beats; times are estimates, bytes are exact."""
+    table = Table(caption="times are estimates for this machine; ▸ is what compile would choose")
+    table.add_column("")
+    for number, name in enumerate(_COLUMNS):
+        table.add_column(name, justify="left" if number < 2 else "right")
+    for point in plan.front:
+        facts, cost = point.facts(), point.cost
+        mark = "▸" if point is chosen else ""
+        table.add_row(
+            mark, facts["layout"], facts["response"],
+            f"{cost.client_ms:.1f}", f"{cost.server_ms:.1f}",
+            f"{cost.upload_bytes / 1e3:,.1f}", f"{cost.download_bytes / 1e3:,.1f}",
+            f"{cost.key_bytes / 1e3:,.1f}", f"{facts['precision_bits']:.1f}",
+            f"{elapsed(cost):.1f}",
+            style="bold" if mark else "",
+        )  # fmt: skip
+    return table
