@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from benchmarks.bench_query import (
 from benchmarks.measure import OURS, Row
 from benchmarks.system_process import AnswerError
 from workloads.datasets import Dataset, mnist, mnist_sample
-from workloads.models import MNIST_CNN
+from workloads.models import MNIST_CNN, MNIST_QUADRATIC, MNIST_QUADRATIC_WIDE
 
 FEATURES = 1280
 """Of a linear head: what MobileNetV2 and EfficientNet-B0 give."""
@@ -51,13 +51,20 @@ PROTECTS: Mapping[str, str] = {"plain": "client data", "private": "data and weig
 
 @dataclass(frozen=True)
 class Service:
-    """How a network is served: a layout and a kind of answer that `he_inference.compile` knows."""
+    """How a network is served: arguments of `he_inference.compile`."""
 
     layout: str
     response: str
+    optimise: str = "latency"
+
+    @property
+    def name(self) -> str:
+        return f"{self.layout}, {self.response}, {self.optimise}"
 
 
 PACKED = Service("packed", "plain")
+FAST = Service("coefficients", "plain"), Service("coefficients", "private")
+SMALL = tuple(replace(service, optimise="bytes") for service in FAST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,12 +118,17 @@ def linear_head(classes: int) -> he_inference.Network:
     return he_inference.from_torch(layer, np.zeros((1, FEATURES)), input_range=(-1.0, 1.0))
 
 
+def _stored(model: Path) -> Callable[[], he_inference.Network]:
+    return partial(he_inference.load_network, model)
+
+
 TASKS: tuple[Task, ...] = (
-    Task(
-        "MNIST, two squares", partial(he_inference.load_network, MNIST_CNN), images, (PACKED,)
-    ),
-    Task("linear head, 1280 to 10", partial(linear_head, 10), unit_features, (PACKED,)),
-)  # fmt: skip
+    Task("MNIST, one square", _stored(MNIST_QUADRATIC), images, (*FAST, *SMALL)),
+    Task("MNIST, one wide square", _stored(MNIST_QUADRATIC_WIDE), images, FAST),
+    Task("MNIST, two squares", _stored(MNIST_CNN), images, (PACKED,)),
+    Task("linear head, 1280 to 10", partial(linear_head, 10), unit_features, FAST),
+    Task("linear head, 1280 to 1000", partial(linear_head, 1000), unit_features, FAST),
+)
 
 
 def run(queries: int, memory_queries: int, whole: bool, emit: Emit, progress: Progress) -> None:
@@ -157,7 +169,7 @@ class _Points:
         compiled: dict[str, Row] = {}
         with contextlib.ExitStack() as stack:
             for number, service in enumerate(self.task.services):
-                name = f"{self.task.name}, {service.layout}, {service.response}"
+                name = f"{self.task.name}, {service.name}"
                 progress(f"preparing {name}", number, len(self.task.services))
                 try:
                     compiled[name] = self._compile(service)
@@ -170,13 +182,13 @@ class _Points:
                 one_round(systems, index, failures.append)
             progress(self.task.name, self.count, self.count)
         for service in self.task.services:
-            name = f"{self.task.name}, {service.layout}, {service.response}"
+            name = f"{self.task.name}, {service.name}"
             if name in systems:
                 yield self._row(service, compiled[name], systems[name])
         yield from failures
 
     def _program(self, service: Service) -> Path:
-        return self.folder / f"{service.layout}-{service.response}.program"
+        return self.folder / f"{service.name}.program"
 
     def _compile(self, service: Service) -> Row:
         span, compiled = measure.timed(
@@ -184,6 +196,7 @@ class _Points:
                 self.network,
                 layout=service.layout,
                 response=service.response,
+                optimise=service.optimise,
                 examples=self.questions.examples,
             )
         )
@@ -208,6 +221,7 @@ class _Points:
             "network": self.task.name,
             "layout": service.layout,
             "response": service.response,
+            "optimise": service.optimise,
             **CLAIM,
             "protects": PROTECTS[service.response],
             **compiled,

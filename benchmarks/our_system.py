@@ -10,7 +10,8 @@ import numpy as np
 import he_inference
 from benchmarks import measure
 from benchmarks.peers.protocol import Array, System, Weights, serve
-from he_inference.signature import Signature
+
+SingleQueryProgram = he_inference.Program | he_inference.CoefficientProgram
 
 
 class OurSystem(System):
@@ -23,15 +24,17 @@ class OurSystem(System):
     def prepare(self, weights: Weights) -> dict[str, Any]:
         """Load the program and make keys. Its weights count, not those of the task."""
         program = he_inference.load_program(self.program_path)
-        if not isinstance(program, he_inference.Program):
-            raise ValueError(f"{self.program_path}: expected a program of the packed layout")
+        if isinstance(program, he_inference.BatchProgram):
+            raise ValueError(f"{self.program_path}: expected a program for single queries")
         self.client = he_inference.Client(program.signature)
         self.server = he_inference.Server(program)
-        evaluation_keys = self.client.evaluation_keys()
-        self.server.register(evaluation_keys)
+        evaluation_keys = b""
+        if program.signature.needs_keys:
+            evaluation_keys = self.client.evaluation_keys()
+            self.server.register(evaluation_keys)
         return {
             "version": measure.versions(["sottovoce", "tenseal"]),
-            "settings": _settings(program.signature),
+            "settings": _settings(program),
             "evaluation_key_bytes": len(evaluation_keys),
             "security_bits": program.signature.security_bits,
         }
@@ -49,13 +52,23 @@ class OurSystem(System):
         return np.asarray(self.client.decrypt(response), dtype=np.float64)
 
 
-def _settings(signature: Signature) -> str:
-    parameters = signature.parameters
+def _settings(program: SingleQueryProgram) -> str:
+    parameters = program.signature.parameters
     bits = [prime.bit_length() for prime in parameters.data_primes]
     special = parameters.special_prime.bit_length()
     return (
         f"N = {parameters.ring_degree}, primes {bits} + [{special}] bits, "
-        f"{len(signature.keys.rotations)} rotations, symmetric encryption, packed layout"
+        f"{_arrangement(program)}, symmetric encryption"
+    )
+
+
+def _arrangement(program: SingleQueryProgram) -> str:
+    if isinstance(program, he_inference.Program):
+        return f"packed layout, {len(program.signature.keys.rotations)} rotations"
+    layout = program.signature.layout
+    return (
+        f"coefficient layout, {layout.features} products of entries in {layout.queries} "
+        f"ciphertexts, answers in {layout.answers}"
     )
 
 

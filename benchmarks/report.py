@@ -164,6 +164,7 @@ _POINT: Sequence[Column] = (
     ("network", _plain("network")),
     ("layout", _plain("layout")),
     ("answers", _plain("response")),
+    ("planned for", _plain("optimise")),
     ("accuracy % in the clear", _accuracy),
     ("labels equal, encrypted", _labels),
     ("CPU ms (quartiles)", _milliseconds("cpu_ms")),
