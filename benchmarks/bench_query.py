@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from benchmarks.measure import OURS, PEER, Row, Summary
 from benchmarks.peer_environment import InstallError, peer_python
 from benchmarks.system_process import PROJECT, AnswerError, SystemProcess
 from benchmarks.two_cores import measure_two_cores
-from workloads.datasets import Dataset, mnist, mnist_sample
+from workloads.datasets import mnist, mnist_sample
 
 Array = npt.NDArray[np.float64]
 Emit = Callable[[Row], None]
@@ -44,7 +45,7 @@ PEERS: Mapping[str, str] = {
 MNIST_NETWORK = PROJECT / "workloads" / "models" / "mnist_cnn.safetensors"
 PACKAGES = ("sottovoce", "tenseal", "numpy", "numba", "torch")
 STAGES = ("encrypt", "server", "decrypt")
-_CLAIM = {
+CLAIM = {
     "protects": "client data",
     "adversary": "semi-honest server",
     "rounds": 1,
@@ -90,7 +91,7 @@ def run(plan: Plan, emit: Emit, progress: Progress) -> None:
         if MNIST_NETWORK.is_file():
             measure_mnist(plan, MNIST_NETWORK, Path(folder), emit, progress)
         else:
-            emit(_failure(OUR_NAME, OURS, f"{MNIST_NETWORK.name} is not in workloads/models"))
+            emit(failure(OUR_NAME, OURS, f"{MNIST_NETWORK.name} is not in workloads/models"))
     for row in published.rows():
         emit(row)
 
@@ -111,19 +112,19 @@ def measure_tutorial(plan: Plan, folder: Path, emit: Emit, progress: Progress) -
     he_inference.compile(network, layout=LAYOUT, examples=typical).program.save(program)
     clear = tutorial.clear_logits(weights, images)
     with contextlib.ExitStack() as stack:
-        systems: dict[str, _Measured] = {}
+        systems: dict[str, Measured] = {}
         for position, (name, source, start) in enumerate(_starts(plan, program)):
             progress(f"preparing {name}", position, 2 + len(plan.peers))
             try:
                 process = stack.enter_context(start())
-                systems[name] = _Measured(process, source, process.prepare(task), [])
+                systems[name] = Measured(process, source, process.prepare(task), [])
                 process.query(0)
             except (InstallError, AnswerError) as error:
                 systems.pop(name, None)
-                emit(_failure(name, source, str(error)))
+                emit(failure(name, source, str(error)))
         for index in range(1, rounds + 1):
             progress("one query each", index - 1, rounds)
-            _one_round(systems, index, emit)
+            one_round(systems, index, emit)
         progress("one query each", rounds, rounds)
     for name, measured in systems.items():
         emit(_tutorial_row(name, measured, systems.get(OUR_NAME), clear[1:]))
@@ -140,13 +141,16 @@ def _cores(program: Path, network: str, plan: Plan, emit: Emit, progress: Progre
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
+    """A system that runs: what it said when it was prepared, and its answers so far."""
+
     process: SystemProcess
     source: str
     prepared: Row
     answers: list[Row]
 
     def column(self, name: str) -> list[float]:
+        """One figure of every answer, in their order."""
         return [float(answer[name]) for answer in self.answers]
 
 
@@ -167,7 +171,7 @@ def our_process(program: Path, backend: str = "residues") -> SystemProcess:
     return SystemProcess(sys.executable, "benchmarks.our_system", [str(program), backend])
 
 
-def _one_round(systems: dict[str, _Measured], index: int, emit: Emit) -> None:
+def one_round(systems: dict[str, Measured], index: int, emit: Emit) -> None:
     """Each system answers once; who goes first changes from round to round."""
     names = list(systems)
     turn = index % len(names) if names else 0
@@ -177,19 +181,19 @@ def _one_round(systems: dict[str, _Measured], index: int, emit: Emit) -> None:
             measured.answers.append(measured.process.query(index))
         except AnswerError as error:
             del systems[name]
-            emit(_failure(name, measured.source, str(error)))
+            emit(failure(name, measured.source, str(error)))
 
 
-def _tutorial_row(name: str, measured: _Measured, ours: _Measured | None, clear: Array) -> Row:
+def _tutorial_row(name: str, measured: Measured, ours: Measured | None, clear: Array) -> Row:
     logits = np.array([answer["logits"] for answer in measured.answers])
     row: Row = {
         "kind": "tutorial",
         "system": name,
         "source": measured.source,
         "network": "tutorial CNN",
-        **_CLAIM,
+        **CLAIM,
         **measured.prepared,
-        **_costs(measured.answers),
+        **costs(measured.answers),
         **agreement(logits, clear),
     }
     if ours is not None:
@@ -198,7 +202,7 @@ def _tutorial_row(name: str, measured: _Measured, ours: _Measured | None, clear:
     return row
 
 
-def _costs(answers: Sequence[Row]) -> Row:
+def costs(answers: Sequence[Row]) -> Row:
     """Medians in milliseconds with their quartiles, the bytes of a query, and the sample."""
     row: Row = {"queries": len(answers)}
     for name in (
@@ -224,7 +228,8 @@ def agreement(logits: Array, clear: Array) -> Row:
     }
 
 
-def _failure(system: str, source: str, reason: str) -> Row:
+def failure(system: str, source: str, reason: str) -> Row:
+    """The row of a system that could not be measured."""
     return {"kind": "failure", "system": system, "source": source, "reason": reason}
 
 
@@ -238,7 +243,7 @@ def measure_mnist(
     network = he_inference.load_network(network_path)
     test = mnist().test if plan.full_test_set else mnist_sample()
     progress("accuracy in the clear", 0, 1)
-    clear = _evaluate(network, test)
+    clear = evaluate(network, test.images)
     accuracy = float(np.mean(clear.argmax(axis=1) == test.labels))
     queries = min(plan.queries, len(test))
     task, program = folder / "mnist.npz", folder / "mnist.program"
@@ -255,7 +260,7 @@ def measure_mnist(
             progress("encrypted queries", queries, queries)
         memory = server_memory(program, test.images[: plan.memory_queries], folder)
     except AnswerError as error:
-        emit(_failure(OUR_NAME, OURS, str(error)))
+        emit(failure(OUR_NAME, OURS, str(error)))
         return
     emit(
         {
@@ -263,12 +268,12 @@ def measure_mnist(
             "system": OUR_NAME,
             "source": OURS,
             "network": network_path.name,
-            **_CLAIM,
+            **CLAIM,
             "compile_cpu_ms": compiling.cpu_ms,
             **prepared,
             "accuracy_percent": 100 * accuracy,
             "accuracy_images": len(test),
-            **_costs(answers),
+            **costs(answers),
             **agreement(np.array([answer["logits"] for answer in answers]), clear[:queries]),
             **memory,
         }
@@ -276,18 +281,17 @@ def measure_mnist(
     _cores(program, network_path.name, plan, emit, progress)
 
 
-def _evaluate(network: he_inference.Network, data: Dataset, batch: int = 1000) -> Array:
-    """Float64 logits in the clear, (count, 10), some images at a time."""
-    starts = range(0, len(data), batch)
-    parts = [data.images[start : start + batch].astype(np.float64) for start in starts]
-    return np.concatenate([network.evaluate(part) for part in parts])
+def evaluate(network: he_inference.Network, queries: npt.NDArray[Any], batch: int = 1000) -> Array:
+    """Float64 logits in the clear, (count, outputs), some queries (count, ...) at a time."""
+    starts = range(0, len(queries), batch)
+    return np.concatenate([network.evaluate(queries[start : start + batch]) for start in starts])
 
 
 def _compiled(network: he_inference.Network) -> he_inference.Compiled:
     return he_inference.compile(network, layout="packed", examples=mnist_sample().images)
 
 
-def server_memory(program: Path, images: npt.NDArray[np.float32], folder: Path) -> Row:
+def server_memory(program: Path, queries: npt.NDArray[Any], folder: Path) -> Row:
     """The peak memory of a server process that never holds the client's side, in bytes.
 
     `server_start_bytes` is the peak before keys arrive: interpreter, libraries, program.
@@ -298,8 +302,8 @@ def server_memory(program: Path, images: npt.NDArray[np.float32], folder: Path) 
     with SystemProcess(sys.executable, "benchmarks.our_server", [str(program)]) as server:
         started = server.ask({"command": "register", "keys": str(keys)})
         answer: Row = started
-        for image in images:
-            request.write_bytes(client.encrypt(image[None].astype(np.float64)))
+        for query in queries:
+            request.write_bytes(client.encrypt(query[None].astype(np.float64)))
             answer = server.ask({"command": "evaluate", "request": str(request)})
     return {
         "server_start_bytes": started["before_keys_bytes"],
