@@ -179,6 +179,7 @@ _POINT: Sequence[Column] = (
     ("accuracy % in the clear", _accuracy),
     ("labels equal, encrypted", _labels),
     ("CPU ms (quartiles)", _milliseconds("cpu_ms")),
+    ("estimated ms", _number("estimated_cpu_ms", 1)),
     ("encrypt ms", _number("encrypt_cpu_ms", 1)),
     ("server ms", _number("server_cpu_ms", 1)),
     ("decrypt ms", _number("decrypt_cpu_ms", 1)),
