@@ -1,8 +1,9 @@
 """`he-inference`: one verb for each role in an encrypted query.
 
-train ─▸ compile ─▸ keygen ─▸ encrypt ─▸ evaluate ─▸ decrypt      with files in between
-                └─▸ serve  ◂─▸ query                              over HTTP
-demo                                                              all of it, on this machine
+train ─▸ compile ─▸ keygen ─▸ encrypt ─▸ evaluate ─▸ decrypt    with files in between
+                └─▸ serve  ◂─▸ query                            over HTTP
+plan                                                            what `compile` can choose from
+demo                                                            all of it, on this machine
 """
 
 import json
@@ -29,6 +30,7 @@ from he_inference.errors import (
     UnknownKey,
     WrongProgram,
 )
+from he_inference.plan_table import plan_table
 from he_inference.tensor_file import read_format
 from workloads.datasets import DatasetError
 from workloads.demo import Report, run_demo
@@ -61,6 +63,16 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 SignatureFile = Annotated[Path, typer.Argument(help="Signature that `compile` wrote.")]
 SecretFile = Annotated[Path, typer.Argument(help="Secret key that `keygen` wrote.")]
+Response = Annotated[
+    str | None,
+    typer.Option(
+        help="private, unless said: answers show scores alone; plain: the weights too, to a client "
+        "that looks."
+    ),
+]
+Optimise = Annotated[
+    str, typer.Option(help="For single answers: latency, bytes, keys, or balanced between them.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 Images = Annotated[
     list[Path], typer.Argument(help="Pictures (png, …), .npy arrays, IDX files, or folders.")
@@ -83,14 +95,18 @@ def _check_range(option: str, value: int, low: int, high: int) -> None:
 def train(
     output: Output,
     architecture: Annotated[
-        str, typer.Option(help="mnist-cnn, mnist-deep, tutorial-cnn or cryptonets.")
+        str,
+        typer.Option(
+            help="mnist-cnn, mnist-deep, mnist-quadratic, mnist-quadratic-wide, tutorial-cnn or "
+            "cryptonets."
+        ),
     ] = ("mnist-cnn"),
     epochs: Annotated[int | None, typer.Option(help="Default: what the recipe says.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal networks.")] = 0,
     data: Annotated[Path | None, typer.Option(help="Folder with the MNIST files.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network that survives encryption, on MNIST, with a ReLU network as teacher."""
+    """Train a network that survives encryption, on MNIST, most with another as teacher."""
     import torch
 
     from workloads.datasets import mnist
@@ -134,15 +150,14 @@ def compile_(
     model: Annotated[Path, typer.Argument(help="Network saved by `train` or Network.save.")],
     output: Output,
     layout: Annotated[
-        str, typer.Option(help="packed for the fastest single answer, batched for thousands.")
-    ] = "packed",
-    response: Annotated[
-        str | None,
+        str,
         typer.Option(
-            help="private: answers show scores alone; plain: the weights too, to a client that "
-            "looks. Batched: private if unsaid."
+            help="coefficients or packed for single answers, auto for the better of the two, "
+            "batched for thousands."
         ),
-    ] = None,
+    ] = "auto",
+    response: Response = None,
+    optimise: Optimise = "balanced",
     precision: Annotated[float, typer.Option(help="Bits of the answers to hold.")] = 10.0,
     examples: Annotated[
         Path | None, typer.Option(help="Typical queries, to judge magnitudes by; not kept.")
@@ -157,7 +172,12 @@ def compile_(
     typical = None if examples is None else read_images([examples], network.input_shape)
     with terminal.notes.status("choosing parameters …"):
         compiled = he_inference.compile(
-            network, layout=layout, precision=precision, examples=typical, response=response
+            network,
+            layout=layout,
+            precision=precision,
+            examples=typical,
+            response=response,
+            optimise=optimise,
         )
     compiled.program.save(output.resolve())
     user_files.write(signature_path(output), compiled.signature.to_bytes())
@@ -168,6 +188,52 @@ def compile_(
     }
     files = f"{output} (for the server) and {signature_path(output)} (for clients)"
     terminal.report(values, f"{compiled.summary()}\nwritten       {files}", as_json)
+
+
+@app.command(epilog="Example: he-inference plan mnist.safetensors --optimise bytes")
+def plan(
+    model: Annotated[Path, typer.Argument(help="Network saved by `train` or Network.save.")],
+    response: Annotated[
+        str | None, typer.Option(help="private or plain answers only; both are shown unless said.")
+    ] = None,
+    optimise: Optimise = "balanced",
+    precision: Annotated[float, typer.Option(help="Bits of the answers to hold.")] = 10.0,
+    examples: Annotated[
+        Path | None, typer.Option(help="Typical queries, to judge magnitudes by; not kept.")
+    ] = None,
+    picture: Annotated[
+        Path, typer.Option(help="Where to draw time against bytes: png, svg or pdf.")
+    ] = Path("sottovoce-plan.png"),
+    as_json: Json = False,
+) -> None:
+    """Show what single answers can cost: time, bytes and keys, and what `compile` would choose."""
+    from he_inference.plan_picture import KINDS, draw_plan
+
+    user_files.check_output(picture, model, *filter(None, [examples]))
+    if picture.suffix not in KINDS:
+        raise InputError(f"--picture {picture}: expected a name that ends in {', '.join(KINDS)}")
+    network = _network(model)
+    typical = None if examples is None else read_images([examples], network.input_shape)
+    with terminal.notes.status("compiling for every layout …"):
+        found = he_inference.plan(network, precision=precision, examples=typical, response=response)
+    private = found.answering("private")  # compile takes nothing else without being told
+    chosen = (private if private.points else found).chosen(optimise)
+    draw_plan(found, chosen, f"{model.name}, {precision:g} bits", picture)
+    if as_json:
+        values = {
+            "points": [
+                {**p.facts(), "on_front": p in found.front, "chosen": p is chosen}
+                for p in found.points
+            ],
+            "refusals": dict(found.refusals),
+            "picture": str(picture),
+        }
+        terminal.report(values, "", as_json)
+        return
+    terminal.out.print(plan_table(found, chosen))
+    for layout, reason in found.refusals.items():
+        terminal.note(f"{layout}: {reason}")
+    terminal.out.print(f"picture saved: {picture}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _network(path: Path) -> "he_inference.Network":
@@ -326,7 +392,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen at, 1 to 65535.")] = 8080,
     response: Annotated[
         str | None,
-        typer.Option(help="plain: serve a batched program whose answers show its weights."),
+        typer.Option(help="plain: serve a program whose answers show its weights."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes; one a core, or one for the batched layout.")
@@ -373,16 +439,18 @@ def _check_device(device: str) -> None:
 
 
 def _check_response(
-    path: Path, program: "he_inference.Program | he_inference.BatchProgram", response: str | None
+    path: Path,
+    program: "he_inference.Program | he_inference.BatchProgram | he_inference.CoefficientProgram",
+    response: str | None,
 ) -> None:
     """Weights are shown to clients by an explicit choice only."""
     if response not in (None, "private", "plain"):
         raise InputError(f"--response {response!r}: expected private or plain")
-    if not isinstance(program, he_inference.BatchProgram):
+    if isinstance(program, he_inference.Program):
         if response == "private":
             raise InputError(
                 f"{path} answers plainly, as all programs of the packed layout: compile it with "
-                "--layout batched"
+                "--layout coefficients or batched"
             )
         return
     if program.signature.response == "plain" and response != "plain":
@@ -541,7 +609,7 @@ def _ask(
 
 def _agreed_signature(
     server: "he_inference.RemoteServer", expected: Path | None
-) -> "he_inference.Signature | he_inference.BatchSignature":
+) -> "he_inference.Signature | he_inference.BatchSignature | he_inference.CoefficientSignature":
     """The server's signature, compared with the one the user brought, if any."""
     found = server.signature()
     if expected is not None:

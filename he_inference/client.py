@@ -15,6 +15,8 @@ import numpy.typing as npt
 from he_inference import wire
 from he_inference.backend.seal import KeyHolder
 from he_inference.batch_signature import BatchSignature
+from he_inference.coefficient_cipher import CoefficientCipher
+from he_inference.coefficient_signature import CoefficientSignature
 from he_inference.errors import InputError, KeyFileError
 from he_inference.network import check_batch, check_range
 from he_inference.nodes import Array
@@ -213,6 +215,8 @@ def _cipher(
         from he_inference.batch_cipher import BatchCipher  # numba, which one query does without
 
         return BatchCipher(signature, keys, tickets, processes)
+    if isinstance(signature, CoefficientSignature):
+        return CoefficientCipher(signature, keys, tickets)
     return PackedCipher(signature, keys, tickets)
 
 

@@ -1,15 +1,17 @@
 """How much noise hides what an answer must not show: the statement of private answers, in numbers.
 
-The evaluator of the batched layout is exact. Let X be what a query's ciphertexts decrypt to, an
-element of the ring for every feature, and m = f_W(X) mod Q the same for an answer, f_W the network
-with integer weights: the client knows X, its own encryption noise included. A private answer is
+The evaluators of the batched layout and of the coefficient layout are exact. Let X be what a
+query's ciphertexts decrypt to, elements of the ring, and m = f_W(X) mod Q the same for an answer,
+f_W the network with integer weights: the client knows X, its own encryption noise included. A
+private answer is
 
     c0 = m + κ + E − c1·s,      c1 = c1' + a·u + e1,      then divided by all primes but the first.
 
 κ is what relinearisation and the encryption of zero add, and depends on the weights beyond m. E is
-drawn uniformly from F = 2^bits integers for every coefficient. A message is within
+drawn uniformly from F = 2^bits integers for every coefficient. Of c0 a message shows all
+coefficients in the batched layout, N for each output, and one for each in the other. It is within
 
-    outputs · N · B / F  =  2^−statistical_bits                      (B ≥ |κ| always)
+    coefficients shown · B / F  =  2^−statistical_bits               (B ≥ |κ| always)
 
 of one that is made from m + E alone (so two models with the same m are within twice that), plus the
 advantage against ring LWE with the ternary secret u of every output, at the parameters of the
@@ -46,15 +48,22 @@ def largest_noise(degree: int, primes: Sequence[int], components: int) -> int:
     return switched + (2 * degree + 1) * MAX_ERROR
 
 
-def coefficients_hidden(degree: int, primes: Sequence[int], components: int, outputs: int) -> int:
-    """outputs · N · B: with F times as much flooding, the distance is 1 / F."""
-    return outputs * degree * largest_noise(degree, primes, components)
+def coefficients_hidden(
+    degree: int, primes: Sequence[int], components: int, outputs: int, each: int | None = None
+) -> int:
+    """outputs · each · B: with F times as much flooding, the distance is 1 / F.
+
+    each: coefficients of c0 that a message shows of every output; all N unless given.
+    """
+    return outputs * (each or degree) * largest_noise(degree, primes, components)
 
 
-def statistical_bits(parameters: Parameters, components: int, outputs: int, bits: int) -> float:
+def statistical_bits(
+    parameters: Parameters, components: int, outputs: int, bits: int, each: int | None = None
+) -> float:
     """−log2 of the distance that a message of `outputs` answers flooded with 2^bits has."""
     degree, primes = parameters.ring_degree, parameters.data_primes
-    return bits - log2(coefficients_hidden(degree, primes, components, outputs))
+    return bits - log2(coefficients_hidden(degree, primes, components, outputs, each))
 
 
 def slot_deviation(degree: int, bits: int) -> float:

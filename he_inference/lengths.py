@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from he_inference import wire
+from he_inference import coefficient_wire, wire
 from he_inference.batch_format import BatchFormat
 from he_inference.batch_signature import BatchSignature
+from he_inference.coefficient_signature import CoefficientSignature
 from he_inference.cost import download_bytes, key_bytes, upload_bytes
 from he_inference.signature import Signature
 from he_inference.signatures import AnySignature
@@ -33,9 +34,11 @@ class Lengths(Protocol):
 
 
 def lengths(signature: AnySignature) -> Lengths:
-    """Those of either layout."""
+    """Those of its layout."""
     if isinstance(signature, BatchSignature):
         return BatchLengths(BatchFormat.of(signature))
+    if isinstance(signature, CoefficientSignature):
+        return CoefficientLengths(signature)
     return PackedLengths(signature)
 
 
@@ -63,6 +66,37 @@ class PackedLengths:
     def queries_in(self, message_bytes: int) -> int:
         envelope = wire.envelope_bytes(wire.Kind.QUERY)
         return (message_bytes - envelope) // upload_bytes(self.signature.parameters)
+
+
+@dataclass(frozen=True)
+class CoefficientLengths:
+    """A few ciphertexts for each query."""
+
+    signature: CoefficientSignature
+
+    @property
+    def max_queries(self) -> int:
+        return wire.MAX_QUERIES
+
+    @property
+    def keys(self) -> int:
+        envelope = wire.envelope_bytes(wire.Kind.EVALUATION_KEYS)
+        return envelope + coefficient_wire.key_bytes(self.signature)
+
+    def query(self, count: int) -> int:
+        return wire.envelope_bytes(wire.Kind.QUERY) + count * self._each
+
+    def answer(self, count: int) -> int:
+        each = coefficient_wire.answer_bytes(self.signature)
+        return wire.envelope_bytes(wire.Kind.ANSWER) + count * each
+
+    def queries_in(self, message_bytes: int) -> int:
+        return (message_bytes - wire.envelope_bytes(wire.Kind.QUERY)) // self._each
+
+    @property
+    def _each(self) -> int:
+        s = self.signature
+        return s.query_ciphertexts * wire.seeded_bytes(s.query_primes, s.parameters.ring_degree)
 
 
 @dataclass(frozen=True)

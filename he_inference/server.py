@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from he_inference import wire
 from he_inference.batch_program import BatchProgram
+from he_inference.coefficient_program import CoefficientProgram
 from he_inference.errors import ServiceError, UnknownKey
 from he_inference.processors import CPU
-from he_inference.program import Program
 from he_inference.programs import AnyProgram, load_program
 from he_inference.signatures import AnySignature
 
@@ -47,16 +47,17 @@ class Server:
         max_clients: int = MAX_CLIENTS,
         threads: int | None = None,
         device: str = CPU,
+        backend: str = "residues",
     ) -> None:
-        """threads: that evaluate one message (batched layout); as many as there are processors.
+        """threads: that evaluate one message; as many as there are processors for a batch, one for
+        single queries, which two answer sooner at a little more cost in all.
 
-        device: "cpu", or one of torch's on which batches are evaluated, "cuda". Raises
-        `ServiceError` where it is not there, or where the program's layout cannot use it.
+        device: "cpu", or one of torch's on which batches are evaluated, "cuda". backend: of the
+        packed layout, see `PackedEngine`. Raises `ServiceError` for what is not there, and for
+        what the program's layout cannot use.
         """
-        self._program = (
-            program if isinstance(program, Program | BatchProgram) else load_program(program)
-        )
-        self._engine = _engine(self._program, threads, device)
+        self._program = program if isinstance(program, AnyProgram) else load_program(program)
+        self._engine = _engine(self._program, threads, device, backend)
         self._max_clients = max_clients
         self._clients: OrderedDict[bytes, Any] = OrderedDict()
 
@@ -99,14 +100,18 @@ class Server:
         return keys
 
 
-def _engine(program: AnyProgram, threads: int | None, device: str) -> _Engine:
-    # Each layout loads its own: numba and no SEAL, or SEAL and no numba.
+def _engine(program: AnyProgram, threads: int | None, device: str, backend: str) -> _Engine:
+    # Each layout loads its own.
     if isinstance(program, BatchProgram):
         from he_inference.batch_engine import BatchEngine
 
         return BatchEngine(program, threads=threads, device=device)
     if device != CPU:
-        raise ServiceError(f"device {device!r}: the packed layout is evaluated on {CPU!r} only")
+        raise ServiceError(f"device {device!r}: single queries are evaluated on {CPU!r} only")
+    if isinstance(program, CoefficientProgram):
+        from he_inference.coefficient_engine import CoefficientEngine
+
+        return CoefficientEngine(program, threads=threads)
     from he_inference.packed_engine import PackedEngine
 
-    return PackedEngine(program)
+    return PackedEngine(program, threads=threads, backend=backend)

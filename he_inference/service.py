@@ -36,9 +36,7 @@ from typing import IO, Any
 import uvicorn
 from starlette.applications import Starlette
 
-from he_inference.batch_program import BatchProgram
 from he_inference.errors import ServiceError
-from he_inference.program import Program
 from he_inference.programs import AnyProgram, load_program
 from he_inference.serving.application import Application, starlette
 from he_inference.serving.listener import configuration, listen, signals_absorbed
@@ -65,7 +63,7 @@ def create_app(program: AnyProgram | str | Path, settings: Settings | None = Non
 
 
 def _application(program: AnyProgram | str | Path, settings: Settings) -> Application:
-    loaded = program if isinstance(program, Program | BatchProgram) else load_program(program)
+    loaded = program if isinstance(program, AnyProgram) else load_program(program)
     return Application(loaded, settings)
 
 
@@ -142,7 +140,7 @@ def running(
 
 
 def _saved(program: AnyProgram | str | Path, directory: Path) -> Path:
-    if not isinstance(program, Program | BatchProgram):
+    if not isinstance(program, AnyProgram):
         return Path(program)
     program.save(directory / "program")
     return directory / "program"

@@ -84,6 +84,14 @@ class Signature:
         return True
 
     @property
+    def query_primes(self) -> tuple[int, ...]:
+        return self.parameters.data_primes
+
+    @property
+    def query_ciphertexts(self) -> int:
+        return 1
+
+    @property
     def cut_bits(self) -> tuple[int, int]:
         """Low bits of c0 and c1 that an answer does not carry."""
         whole = self.parameters.data_primes[0].bit_length()

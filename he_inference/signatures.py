@@ -1,26 +1,33 @@
-"""Signatures of either layout, told apart by what they say themselves."""
+"""Signatures of all layouts, told apart by what they say themselves."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from he_inference.batch_signature import LAYOUT as BATCHED
 from he_inference.batch_signature import BatchSignature
+from he_inference.coefficient_signature import LAYOUT as COEFFICIENTS
+from he_inference.coefficient_signature import CoefficientSignature
 from he_inference.errors import ModelFileError
 from he_inference.signature import LAYOUT as PACKED
 from he_inference.signature import MAX_BYTES, Signature, layout_of
 
-AnySignature = Signature | BatchSignature
+AnySignature = Signature | BatchSignature | CoefficientSignature
+
+_READERS: Mapping[str, Callable[[bytes], AnySignature]] = {
+    PACKED: Signature.from_bytes,
+    BATCHED: BatchSignature.from_bytes,
+    COEFFICIENTS: CoefficientSignature.from_bytes,
+}
 
 
 def read_signature(data: bytes) -> AnySignature:
     """Read and check a signature. Raises `ModelFileError` or `ParameterError`."""
     layout = layout_of(data)
-    if layout == PACKED:
-        return Signature.from_bytes(data)
-    if layout == BATCHED:
-        return BatchSignature.from_bytes(data)
-    raise ModelFileError(
-        f"a signature of the {layout[:40]!r} layout: this release knows {PACKED} and {BATCHED}"
-    )
+    if layout not in _READERS:
+        raise ModelFileError(
+            f"a signature of the {layout[:40]!r} layout: this release knows {', '.join(_READERS)}"
+        )
+    return _READERS[layout](data)
 
 
 def load_signature(path: str | Path) -> AnySignature:

@@ -13,16 +13,18 @@ finds damage, not malice: against people in between use TLS.
 import hashlib
 import hmac
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from functools import cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from he_inference.cost import SEED_BYTES, key_primes
 from he_inference.errors import MessageError, WrongProgram
+from he_inference.parameters import Parameters
 from he_inference.signature import Signature
 
 Residues = npt.NDArray[np.uint64]
@@ -37,7 +39,7 @@ TICKET_BYTES = 32
 CHECKSUM_BYTES = 16
 _HEADER = struct.Struct("<4sHH32s")
 HEADER_BYTES = _HEADER.size
-_COUNT = struct.Struct("<I")
+COUNT = struct.Struct("<I")
 
 
 class Kind(IntEnum):
@@ -86,29 +88,26 @@ def write_keys(signature: Signature, keys: Sequence[SwitchingKey]) -> bytes:
     """All evaluation keys in the order of `KeyPlan.levels`."""
     parts: list[bytes] = []
     for level, digits in zip(signature.keys.levels, keys, strict=True):
-        primes = key_primes(signature.parameters, level)
-        parts.extend(_write_seeded(digit, primes) for digit in digits)
-    return _seal(Kind.EVALUATION_KEYS, signature, parts)
+        parts.append(write_seeded(digits, key_primes(signature.parameters, level)))
+    return sealed(Kind.EVALUATION_KEYS, signature.digest, parts)
 
 
 def read_keys(signature: Signature, message: bytes) -> list[SwitchingKey]:
     """The reverse of `write_keys`; raises `MessageError`."""
     parameters = signature.parameters
     sizes = [
-        (level, _seeded_bytes(key_primes(parameters, level), parameters.ring_degree))
+        (level, seeded_bytes(key_primes(parameters, level), parameters.ring_degree))
         for level in signature.keys.levels
     ]
-    body = _open(Kind.EVALUATION_KEYS, signature, message, sum(n * size for n, size in sizes))
-    reader = _Reader(body, parameters.ring_degree)
-    return [
-        tuple(reader.seeded(key_primes(parameters, level)) for _ in range(level))
-        for level in signature.keys.levels
-    ]
+    length = sum(n * size for n, size in sizes)
+    body = opened(Kind.EVALUATION_KEYS, signature.digest, message, length)
+    reader = Reader(body, parameters.ring_degree)
+    return [reader.seeded(level, key_primes(parameters, level)) for level in signature.keys.levels]
 
 
 def envelope_bytes(kind: Kind) -> int:
     """Bytes of a message around its ciphertexts or keys."""
-    answer = TICKET_BYTES + _COUNT.size
+    answer = TICKET_BYTES + COUNT.size
     before = {Kind.QUERY: KEY_ID_BYTES + answer, Kind.ANSWER: answer}
     return _HEADER.size + before.get(kind, 0) + CHECKSUM_BYTES
 
@@ -126,44 +125,63 @@ def key_id(message: bytes) -> bytes:
     return hashlib.sha256(message).digest()[:KEY_ID_BYTES]
 
 
-def write_query(signature: Signature, query: Query) -> bytes:
-    primes = signature.parameters.data_primes
-    parts = [query.key_id, query.ticket, _COUNT.pack(len(query.ciphertexts))]
-    parts.extend(_write_seeded(ciphertext, primes) for ciphertext in query.ciphertexts)
-    return _seal(Kind.QUERY, signature, parts)
+class QueryForm(Protocol):
+    """What the form of query messages depends on: a signature."""
+
+    @property
+    def digest(self) -> bytes:
+        """Of the signature."""
+
+    @property
+    def parameters(self) -> Parameters:
+        """Of the encryption."""
+
+    @property
+    def query_primes(self) -> tuple[int, ...]:
+        """Modulo which queries are encrypted."""
+
+    @property
+    def query_ciphertexts(self) -> int:
+        """Of each query."""
 
 
-def read_query(signature: Signature, message: bytes) -> Query:
+def write_query(form: QueryForm, query: Query) -> bytes:
+    queries = len(query.ciphertexts) // form.query_ciphertexts
+    body = write_seeded(query.ciphertexts, form.query_primes)
+    parts = (query.key_id, query.ticket, COUNT.pack(queries), body)
+    return sealed(Kind.QUERY, form.digest, parts)
+
+
+def read_query(form: QueryForm, message: bytes) -> Query:
     """The reverse of `write_query`; raises `MessageError`."""
-    primes, degree = signature.parameters.data_primes, signature.parameters.ring_degree
+    primes, degree = form.query_primes, form.parameters.ring_degree
     before = KEY_ID_BYTES + TICKET_BYTES
-    fixed, each = before + _COUNT.size, _seeded_bytes(primes, degree)
-    count = _count(message, Kind.QUERY, signature, before)
-    body = _open(Kind.QUERY, signature, message, fixed + count * each)
-    reader = _Reader(body[fixed:], degree)
-    ciphertexts = tuple(reader.seeded(primes) for _ in range(count))
+    fixed, each = before + COUNT.size, seeded_bytes(primes, degree)
+    count = counted(message, Kind.QUERY, form.digest, before) * form.query_ciphertexts
+    body = opened(Kind.QUERY, form.digest, message, fixed + count * each)
+    ciphertexts = Reader(body[fixed:], degree).seeded(count, primes)
     return Query(bytes(body[:KEY_ID_BYTES]), bytes(body[KEY_ID_BYTES:before]), ciphertexts)
 
 
 def write_answer(signature: Signature, answer: Answer) -> bytes:
     """The polynomials' low bits are still on; they are cut here."""
-    parts = [answer.ticket, _COUNT.pack(len(answer.polynomials))]
+    parts = [answer.ticket, COUNT.pack(len(answer.polynomials))]
     for polynomials in answer.polynomials:
         for polynomial, cut, bits in zip(
             polynomials, signature.cut_bits, signature.response_bits, strict=True
         ):
             parts.append(pack(shift_down(polynomial, cut, bits), bits))
-    return _seal(Kind.ANSWER, signature, parts)
+    return sealed(Kind.ANSWER, signature.digest, parts)
 
 
 def read_answer(signature: Signature, message: bytes) -> Answer:
     """The reverse of `write_answer`, up to the bits cut; raises `MessageError`."""
     degree, prime = signature.parameters.ring_degree, signature.parameters.data_primes[0]
     each = sum(signature.response_bits) * degree // 8
-    count = _count(message, Kind.ANSWER, signature, TICKET_BYTES)
-    fixed = TICKET_BYTES + _COUNT.size
-    body = _open(Kind.ANSWER, signature, message, fixed + count * each)
-    reader = _Reader(body[fixed:], degree)
+    count = counted(message, Kind.ANSWER, signature.digest, TICKET_BYTES)
+    fixed = TICKET_BYTES + COUNT.size
+    body = opened(Kind.ANSWER, signature.digest, message, fixed + count * each)
+    reader = Reader(body[fixed:], degree)
     answers = []
     for _ in range(count):
         pair = [
@@ -186,8 +204,9 @@ def shift_down(values: Residues, cut: int, bits: int) -> Residues:
     return np.minimum(rounded, np.uint64((1 << bits) - 1))
 
 
-def _seal(kind: Kind, signature: Signature, parts: Sequence[bytes]) -> bytes:
-    message = b"".join((header(kind, signature.digest), *parts))
+def sealed(kind: Kind, digest: bytes, parts: Sequence[bytes]) -> bytes:
+    """A message of this body; digest: of the signature."""
+    message = b"".join((header(kind, digest), *parts))
     return message + _checksum(message)
 
 
@@ -219,20 +238,21 @@ def check_header(message: bytes, kind: Kind, digest: bytes) -> None:
         raise MessageError(f"expected a message of kind {kind.name}, found {name}")
 
 
-def _count(message: bytes, kind: Kind, signature: Signature, offset: int) -> int:
-    check_header(message, kind, signature.digest)
+def counted(message: bytes, kind: Kind, digest: bytes, offset: int) -> int:
+    """How many queries a message says it carries, at this place in its body."""
+    check_header(message, kind, digest)
     start = _HEADER.size + offset
-    if len(message) < start + _COUNT.size + CHECKSUM_BYTES:
+    if len(message) < start + COUNT.size + CHECKSUM_BYTES:
         raise MessageError(f"a message of {len(message)} bytes is truncated before its count")
-    count = int(_COUNT.unpack_from(message, start)[0])
+    count = int(COUNT.unpack_from(message, start)[0])
     if not 1 <= count <= MAX_QUERIES:
         raise MessageError(f"a message with {count} queries: expected 1 to {MAX_QUERIES}")
     return count
 
 
-def _open(kind: Kind, signature: Signature, message: bytes, length: int) -> memoryview:
+def opened(kind: Kind, digest: bytes, message: bytes, length: int) -> memoryview:
     """The body of a message of exactly this length, its checksum compared."""
-    check_header(message, kind, signature.digest)
+    check_header(message, kind, digest)
     expected = _HEADER.size + length + CHECKSUM_BYTES
     if len(message) != expected:
         problem = "truncated" if len(message) < expected else "too long"
@@ -248,61 +268,84 @@ def _open(kind: Kind, signature: Signature, message: bytes, length: int) -> memo
     return view[_HEADER.size : -CHECKSUM_BYTES]
 
 
-def _seeded_bytes(primes: Sequence[int], degree: int) -> int:
+def seeded_bytes(primes: Sequence[int], degree: int) -> int:
     return SEED_BYTES + sum(p.bit_length() for p in primes) * degree // 8
 
 
-def _write_seeded(ciphertext: Seeded, primes: Sequence[int]) -> bytes:
-    rows = zip(ciphertext.residues, primes, strict=True)
-    return ciphertext.seed + b"".join(pack(row, prime.bit_length()) for row, prime in rows)
+def write_seeded(ciphertexts: Sequence[Seeded], primes: Sequence[int]) -> bytes:
+    """Each one's seed, then its residues, packed for all ciphertexts at a time."""
+    residues = np.stack([ciphertext.residues for ciphertext in ciphertexts])
+    if residues.shape[1] != len(primes):
+        raise MessageError(f"residues modulo {residues.shape[1]} primes: expected {len(primes)}")
+    columns = [np.array([list(ciphertext.seed) for ciphertext in ciphertexts], np.uint8)]
+    for row, prime in zip(residues.swapaxes(0, 1), primes, strict=True):
+        packed = pack(row.reshape(-1), prime.bit_length())
+        columns.append(np.frombuffer(packed, np.uint8).reshape(len(ciphertexts), -1))
+    return np.concatenate(columns, axis=1).tobytes()
 
 
-class _Reader:
+class Reader:
     """Takes a body apart from front to back; its length was checked before."""
 
     def __init__(self, body: memoryview, degree: int) -> None:
         self._body, self._degree, self._at = body, degree, 0
 
     def packed(self, bits: int) -> Residues:
-        return unpack(self._take(bits * self._degree // 8), bits)
+        return unpack(self.take(bits * self._degree // 8), bits)
 
-    def seeded(self, primes: Sequence[int]) -> Seeded:
-        seed = bytes(self._take(SEED_BYTES))
-        return Seeded(np.stack(list(self._rows(primes))), seed)
-
-    def _rows(self, primes: Sequence[int]) -> Iterator[Residues]:
-        for prime in primes:
-            row = self.packed(prime.bit_length())
+    def seeded(self, count: int, primes: Sequence[int]) -> tuple[Seeded, ...]:
+        """So many ciphertexts; every residue is below its prime."""
+        data = self.take(count * seeded_bytes(primes, self._degree))
+        each = np.frombuffer(data, np.uint8).reshape(count, -1)
+        residues = np.empty((count, len(primes), self._degree), np.uint64)
+        at = SEED_BYTES
+        for row, prime in zip(residues.swapaxes(0, 1), primes, strict=True):
+            size = prime.bit_length() * self._degree // 8
+            packed = np.ascontiguousarray(each[:, at : at + size])
+            row[:] = unpack(packed.data, prime.bit_length()).reshape(count, -1)
             if row.max() >= prime:
                 raise MessageError(f"a residue of {row.max()} is not below its prime {prime}")
-            yield row
+            at += size
+        return tuple(map(Seeded, residues, (bytes(seed) for seed in each[:, :SEED_BYTES])))
 
-    def _take(self, length: int) -> memoryview:
+    def take(self, length: int) -> memoryview:
         part = self._body[self._at : self._at + length]
         self._at += length
         return part
 
 
+class _Lanes(NamedTuple):
+    """Where 64 values of so many bits lie in as many 64-bit words as they have bits.
+
+    word, shift: (64,), where each begins. first: for each word, the first value that begins in it;
+    one does in every word. over: values that go on in the next word.
+    """
+
+    word: npt.NDArray[np.intp]
+    shift: Residues
+    first: npt.NDArray[np.intp]
+    over: npt.NDArray[np.intp]
+
+
+@cache
+def _lanes(bits: int) -> _Lanes:
+    word, shift = np.divmod(np.arange(64) * bits, 64)
+    first = np.searchsorted(word, np.arange(bits))
+    return _Lanes(word, shift.astype(np.uint64), first, np.flatnonzero(shift + bits > 64))
+
+
 def pack(values: Residues, bits: int) -> bytes:
     """Values below 2^bits, as many as a multiple of 64, → bits/8 bytes each, little-endian."""
-    lanes = values.reshape(-1, 64)
-    words = np.zeros((len(lanes), bits), dtype="<u8")
-    for lane in range(64):
-        word, shift = divmod(lane * bits, 64)
-        words[:, word] |= lanes[:, lane] << np.uint64(shift)
-        if shift + bits > 64:
-            words[:, word + 1] |= lanes[:, lane] >> np.uint64(64 - shift)
-    return words.tobytes()
+    lanes, at = values.reshape(-1, 64), _lanes(bits)
+    words = np.bitwise_or.reduceat(lanes << at.shift, at.first, axis=1)
+    words[:, at.word[at.over] + 1] |= lanes[:, at.over] >> (np.uint64(64) - at.shift[at.over])
+    return words.astype("<u8", copy=False).tobytes()
 
 
 def unpack(data: bytes | memoryview, bits: int) -> Residues:
     """The reverse of `pack`."""
-    words = np.frombuffer(data, dtype="<u8").reshape(-1, bits)
-    lanes = np.empty((len(words), 64), dtype=np.uint64)
-    for lane in range(64):
-        word, shift = divmod(lane * bits, 64)
-        lanes[:, lane] = words[:, word] >> np.uint64(shift)
-        if shift + bits > 64:
-            lanes[:, lane] |= words[:, word + 1] << np.uint64(64 - shift)
+    words, at = np.frombuffer(data, dtype="<u8").reshape(-1, bits), _lanes(bits)
+    lanes = words[:, at.word] >> at.shift
+    lanes[:, at.over] |= words[:, at.word[at.over] + 1] << (np.uint64(64) - at.shift[at.over])
     lanes &= np.uint64((1 << bits) - 1)
     return lanes.reshape(-1)

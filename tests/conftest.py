@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
 
+from he_inference import wire
 from he_inference.backend import clear
 from he_inference.client import Client
 from he_inference.compiler import Compiled, compile
@@ -211,6 +213,15 @@ def laplace_tail(p_value: float, count: int) -> float:
     return math.log(count / p_value) / math.sqrt(2)
 
 
+# ---------------------------------------------------------------------------- hostile messages
+
+
+def resealed(message: bytes) -> bytes:
+    """The message with a checksum that fits it: what someone hostile would send."""
+    body = message[: -wire.CHECKSUM_BYTES]
+    return body + hashlib.blake2b(body, digest_size=wire.CHECKSUM_BYTES).digest()
+
+
 # ---------------------------------------------------------------------------- one network
 
 
@@ -251,7 +262,7 @@ def dense() -> nn.Sequential:
 
 def _party(module: nn.Module, shape: tuple[int, ...]) -> Party:
     x = np.random.default_rng(1).random((5, *shape))
-    compiled = compile(from_torch(module, x))
+    compiled = compile(from_torch(module, x), layout="packed")
     client, server = Client(compiled.signature), Server(compiled.program)
     server.register(client.evaluation_keys())
     return Party(compiled, client, server, x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ from he_inference.nn import Polynomial, Square
 from he_inference.nodes import Array
 from he_inference.noise import NoiseModel
 from he_inference.torch_modules import from_torch
-from tests.conftest import Residual
+from tests.conftest import Residual, resealed
 from workloads.datasets import mnist_sample
 from workloads.models import MNIST_CNN
 
@@ -271,11 +270,6 @@ def served() -> Iterator[tuple[Party, Server]]:
     assert scores.shape == (40, 3)  # whatever came, the client is still served
 
 
-def resealed(message: bytes) -> bytes:
-    body = message[: -wire.CHECKSUM_BYTES]
-    return body + hashlib.blake2b(body, digest_size=wire.CHECKSUM_BYTES).digest()
-
-
 def test_queries_without_keys(served: tuple[Party, Server]) -> None:
     this, server = served
     stranger = Client(this.compiled.signature, processes=0)
@@ -461,7 +455,7 @@ def test_options_of_the_layout() -> None:
         ({"layout": "batched", "response": "secret"}, "response 'secret' is unknown: use private"),
         ({"layout": "packed", "response": "secret"}, "response 'secret' is unknown"),
         ({"layout": "packed", "response": "private"}, "use layout='batched', or choose response="),
-        ({"layout": "batches"}, "'batches' is unknown: use one of packed, batched"),
+        ({"layout": "batches"}, "'batches' is unknown: use auto, coefficients, packed"),
         ({"layout": "batched", "precision": 41}, "expected 1 to 40"),
         ({"layout": "batched", "precision": float("nan")}, "expected 1 to 40"),
     ):
@@ -489,7 +483,7 @@ def test_batches_are_private_unless_they_are_said_to_be_plain() -> None:
     assert (error <= limit + compiled.signature.resolution / 2).all()
     plain = he_inference.compile(made, layout="batched", response="plain", precision=6)
     assert plain.signature.response == plain.facts()["response"] == "plain"
-    packed = he_inference.compile(made, precision=6, response="plain")
+    packed = he_inference.compile(made, layout="packed", precision=6, response="plain")
     assert packed.facts()["layout"] == "packed"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import struct
 import tracemalloc
@@ -26,6 +25,7 @@ from he_inference.cost import SEED_BYTES
 from he_inference.errors import MessageError, WrongProgram
 from he_inference.parameters import ParametersLiteral
 from he_inference.wire import Kind, Residues, Seeded
+from tests.conftest import resealed
 
 RNG = np.random.default_rng(0)
 FORM = BatchFormat(
@@ -98,12 +98,6 @@ MESSAGES: dict[str, Message] = {
 SHAPE = 1000
 """Added to offsets that are counted from where a message names its shape."""
 every_kind = pytest.mark.parametrize("kind", list(MESSAGES))
-
-
-def resealed(message: bytes) -> bytes:
-    """The message with a checksum that fits it: what someone hostile would send."""
-    body = message[: -wire.CHECKSUM_BYTES]
-    return body + hashlib.blake2b(body, digest_size=wire.CHECKSUM_BYTES).digest()
 
 
 def refused(kind: str, message: bytes, because: str) -> None:

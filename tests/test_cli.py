@@ -33,7 +33,11 @@ from he_inference.nn import Square
 from tests.test_demo import assert_nothing_is_left, leftovers
 from workloads.datasets import Splits, mnist_sample
 
-VERBS = ["train", "compile", "keygen", "encrypt", "evaluate", "decrypt", "serve", "query", "demo"]
+PACKED = ("--layout", "packed")
+VERBS = [
+    "train", "compile", "plan", "keygen", "encrypt", "evaluate", "decrypt", "serve", "query",
+    "demo",
+]  # fmt: skip
 PATIENCE = 30.0
 START_PATIENCE = 90.0
 """For a service of the batched layout, which compiles its kernels first."""
@@ -131,9 +135,9 @@ def written(folder: Path, network: he_inference.Network, x: Any, *options: str |
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    it = written(tmp_path_factory.mktemp("cli"), _network(0), pixels(3))
+    it = written(tmp_path_factory.mktemp("cli"), _network(0), pixels(3), *PACKED)
     # Another program of the same network: another identity, other keys.
-    run("compile", it.model_safetensors, "-o", it.other_program)
+    run("compile", it.model_safetensors, "-o", it.other_program, *PACKED)
     other = ("--secret", it.other_key, "--evaluation", it.other_evaluation)
     run("keygen", it.other_program_signature, *other)
     return it
@@ -1047,10 +1051,11 @@ def test_a_summary_for_people(
 @pytest.mark.parametrize(
     ("options", "naming"),
     [
-        (("--layout", "diagonal"), ("'diagonal'", "packed, batched")),
+        (("--layout", "diagonal"), ("'diagonal'", "packed or batched")),
         ((*BATCHED, "--response", "secret"), ("'secret'", "private or plain")),
         (("--response", "secret"), ("'secret'", "private or plain")),
-        (("--response", "private"), ("packed layout has no private answers", "batched")),
+        ((*PACKED, "--response", "private"), ("packed layout has no private answers", "batched")),
+        (("--optimise", "memory"), ("'memory'", "keys or balanced")),
         ((*BATCHED, "--precision", "0"), ("precision 0", "1 to 40")),
     ],
     ids=lambda value: " ".join(value),
@@ -1071,7 +1076,9 @@ def test_weights_are_shown_by_an_explicit_choice_only(
     naming = (str(plain.m_program), "learn its weights", "--response plain")
     refused("serve", plain.m_program, naming=naming)
     refused("serve", plain.m_program, *explicit[0], naming=naming)
-    refused("serve", files.m_program, *explicit[0], naming=("packed layout", "--layout batched"))
+    refused(
+        "serve", files.m_program, *explicit[0], naming=("packed layout", "--layout coefficients")
+    )
     for it in (files, plain, private):
         refused("serve", it.m_program, "--response", "x", naming=("'x'", "private or plain"))
     assert asked == []

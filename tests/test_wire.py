@@ -19,6 +19,7 @@ from he_inference.errors import MessageError, WrongProgram
 from he_inference.parameters import ParametersLiteral
 from he_inference.signature import KeyPlan, Signature
 from he_inference.wire import Answer, Query, Residues, Seeded
+from tests.conftest import resealed
 
 HEADER = 4 + 2 + 2 + 32
 ENVELOPE = HEADER + wire.CHECKSUM_BYTES
@@ -79,12 +80,6 @@ MESSAGES: dict[str, tuple[bytes, Callable[[Signature, bytes], object]]] = {
 COUNT_AT = {"keys": 0, "query": 16 + 32, "answer": 32}
 """Behind the header: a key id and a ticket, or a ticket alone."""
 every_kind = pytest.mark.parametrize("kind", MESSAGES)
-
-
-def resealed(message: bytes) -> bytes:
-    """The message with a checksum that fits it: what someone hostile would send."""
-    body = message[: -wire.CHECKSUM_BYTES]
-    return body + hashlib.blake2b(body, digest_size=wire.CHECKSUM_BYTES).digest()
 
 
 # ---------------------------------------------------------------------------- bits

@@ -20,6 +20,7 @@ import tenseal.sealapi as seal
 
 from he_inference.backend import seal_format
 from he_inference.backend.clear import plain_scale
+from he_inference.embedding import Complex
 from he_inference.errors import KeyFileError, MessageError, ParameterError
 from he_inference.nodes import Array
 from he_inference.parameters import Parameters
@@ -121,6 +122,19 @@ class KeyHolder:
         self._encoder.encode(slots.tolist(), scale, plain)
         return seal_format.read_seeded(_saved(self._encryptor.encrypt_symmetric(plain)))
 
+    def encrypt_coefficients(self, slots: Complex) -> Iterator[Seeded]:
+        """(count, N/2) slot values of polynomials with integer coefficients → a fresh seeded
+        ciphertext modulo the first prime for each.
+
+        SEAL's encoder rounds coefficients to integers, so that what it makes of the slots are
+        exactly those of the polynomial (`embedding.slots_of`), as long as they are below 2^45.
+        """
+        name = list(_parms_ids(self._parameters)[0])
+        for values in slots:
+            plain = seal.Plaintext()
+            self._encoder.encode(values.tolist(), name, 1.0, plain)
+            yield seal_format.read_seeded(_saved(self._encryptor.encrypt_symmetric(plain)))
+
     def zero(self) -> Seeded:
         """A fresh encryption of zero: what others make such encryptions from, a public key."""
         slots = np.zeros(self._parameters.slots)
@@ -146,6 +160,13 @@ class KeyHolder:
 
         Raises `MessageError` for what SEAL does not take as a ciphertext.
         """
+        return np.array(self._encoder.decode_double(self._decrypted(residues, scale)))
+
+    def decrypt_complex(self, residues: Residues) -> Complex:
+        """As `decrypt`, at scale 1, with the imaginary parts of the slots."""
+        return np.array(self._encoder.decode_complex(self._decrypted(residues, 1.0)))
+
+    def _decrypted(self, residues: Residues, scale: float) -> Any:
         name = _parms_ids(self._parameters)[0]
         data = seal_format.ciphertext(name, residues[:, None], scale, ntt=False)
         plain = seal.Plaintext()
@@ -155,7 +176,7 @@ class KeyHolder:
             self._decryptor.decrypt(cipher, plain)
         except (RuntimeError, ValueError) as error:
             raise MessageError(f"the answer is not a ciphertext: {error}") from None
-        return np.array(self._encoder.decode_double(plain))
+        return plain
 
     def decrypt_product(self, residues: Residues, scale: float) -> Array:
         """(components, primes, N) in the NTT domain, modulo all data primes → (slots,).
@@ -254,6 +275,10 @@ class Evaluator:
             for level in {self._top, *program.signature.keys.levels}
         }
         self._plains = self._encode_all()
+
+    def keys(self, keys: Sequence[SwitchingKey]) -> KeySet:
+        """Evaluation keys in the order of `KeyPlan.levels`, loaded."""
+        return KeySet(self._parameters, self._program.signature.keys, keys)
 
     def evaluate(self, keys: KeySet, query: Seeded) -> Residues:
         """A fresh query → (2, N) coefficients of the answer modulo the first prime."""

@@ -58,5 +58,4 @@ class NoiseSource:
 
 def _ones(words: Words) -> Integers:
     """How many bits are set."""
-    bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8).reshape(-1, 8), axis=1)
-    return np.asarray(bits.sum(axis=1, dtype=np.int64))
+    return np.asarray(np.bitwise_count(words).astype(np.int64))

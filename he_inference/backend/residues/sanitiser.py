@@ -69,6 +69,8 @@ class Sanitiser:
                 f"expected answers (outputs, {', '.join(map(str, self._shape))}) and keys "
                 f"{expected}, found {answers.shape} and {keys.shape}"
             )
+        if self._threads == 1 or len(answers) == 1:
+            return np.stack([self._sanitised(answer, keys) for answer in answers])
         with ThreadPoolExecutor(self._threads) as pool:
             return np.stack(list(pool.map(lambda answer: self._sanitised(answer, keys), answers)))
 
