@@ -316,6 +316,28 @@ def touched(made: TaskTable, task: np.ndarray) -> tuple[set[int], set[int]]:  # 
             return {f[op.SOURCE]}, {f[op.TARGET]}
 
 
+def test_two_threads_have_work_to_share(everything: Program) -> None:
+    """By transforms, of which nearly all of the time is made: the most that a second one brings."""
+    table = schedule(everything).table
+    alone = together = 0
+    for start in np.unique(table.tasks[:, op.START]):
+        loads = [0, 0]
+        for task in table.tasks[table.tasks[:, op.START] == start]:
+            loads[loads.index(min(loads))] += transforms(task)
+        alone, together = alone + sum(loads), together + max(loads)
+    assert alone > 1.6 * together
+
+
+def transforms(task: np.ndarray) -> int:  # type: ignore[type-arg]
+    match int(task[op.OPERATION]):
+        case op.DIGIT | op.DIVIDE:
+            return 1
+        case op.SWITCH | op.SPREAD:
+            return int(task[op.COUNT] - (task[op.OWN] >= 0))
+        case _:
+            return 0
+
+
 # ------------------------------------------------------------------------------ noise
 
 
