@@ -78,6 +78,8 @@ ORDER = (
     "backend.residues.switching",
     "backend.residues.row_tasks",
     "backend.residues.weights",
+    "backend.residues.key_rows",
+    "backend.residues.task_table",
     "backend.residues.packed_schedule",
     "backend.residues.packed_evaluator",
     "backend.residues.encoding",
