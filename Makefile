@@ -29,6 +29,7 @@ check: .venv/.ready
 bench: .venv/.ready
 	$(RUN) -m benchmarks run query --peers
 	$(RUN) -m benchmarks run batch
+	$(RUN) -m benchmarks run points
 	$(RUN) -m benchmarks readme
 
 setup: .venv/.ready

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import bench_batch, bench_query, bench_training, measure
+from benchmarks import bench_batch, bench_points, bench_query, bench_training, measure
 from benchmarks.readme import RESULTS, blocks, filled
 from benchmarks.report import markdown
 
@@ -74,6 +74,19 @@ def run_batch(
     bench_batch.run(1 if quick else 5, not quick, emit, progress)
 
 
+def run_points(
+    *,
+    quick: bool,
+    peers: bool,
+    queries: int | None,
+    emit: bench_query.Emit,
+    progress: bench_query.Progress,
+) -> None:
+    """One encrypted query, point by point: time against bytes, keys and accuracy; linear heads."""
+    count = queries or (10 if quick else 1000)
+    bench_points.run(count, 2 if quick else 10, not quick, emit, progress)
+
+
 def run_training(
     *,
     quick: bool,
@@ -90,6 +103,7 @@ def run_training(
 BENCHMARKS: Mapping[str, Runner] = {
     "query": run_query,
     "batch": run_batch,
+    "points": run_points,
     "training": run_training,
 }
 """What `run` can measure, by name; `list` prints the first line of each docstring."""
@@ -111,7 +125,7 @@ def run(
         typer.Option("--peers", help="run peers too; installs each in its own environment"),
     ] = False,
     queries: Annotated[
-        int | None, typer.Option(min=1, help="encrypted queries to the shipped network")
+        int | None, typer.Option(min=1, help="encrypted queries to each network")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="JSON lines; results/NAME.jsonl by default")

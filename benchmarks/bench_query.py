@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,8 @@ from benchmarks import measure, published, tutorial
 from benchmarks.measure import OURS, PEER, Row, Summary
 from benchmarks.peer_environment import InstallError, peer_python
 from benchmarks.system_process import PROJECT, AnswerError, SystemProcess
-from workloads.datasets import Dataset, mnist, mnist_sample
+from benchmarks.two_cores import measure_two_cores
+from workloads.datasets import mnist, mnist_sample
 
 Array = npt.NDArray[np.float64]
 Emit = Callable[[Row], None]
@@ -30,6 +32,8 @@ Progress = Callable[[str, int, int], None]
 """What is being done, how many steps of it are done, and how many there are."""
 
 OUR_NAME = "Sottovoce"
+BY_SEAL = "Sottovoce, SEAL evaluating"
+"""The same program on a server that uses SEAL: what our own evaluator brings."""
 LAYOUT = "packed"
 PEERS: Mapping[str, str] = {
     "tenseal_vector": "TenSEAL",
@@ -41,7 +45,7 @@ PEERS: Mapping[str, str] = {
 MNIST_NETWORK = PROJECT / "workloads" / "models" / "mnist_cnn.safetensors"
 PACKAGES = ("sottovoce", "tenseal", "numpy", "numba", "torch")
 STAGES = ("encrypt", "server", "decrypt")
-_CLAIM = {
+CLAIM = {
     "protects": "client data",
     "adversary": "semi-honest server",
     "rounds": 1,
@@ -57,6 +61,7 @@ class Plan:
     Attributes:
         rounds: timed rounds on the tutorial network, in each of which every system answers once.
         queries: encrypted queries to the shipped network.
+        core_rounds: in each of which a server with one thread and one with two answer.
         memory_queries: queries to the server whose memory is weighed.
         peers: scripts in `peers/` to run beside ours.
         full_test_set: accuracy on all 10,000 test images, not on the sample in the project.
@@ -64,6 +69,7 @@ class Plan:
 
     rounds: int = 20
     queries: int = 1000
+    core_rounds: int = 100
     memory_queries: int = 10
     peers: tuple[str, ...] = ()
     full_test_set: bool = True
@@ -71,7 +77,7 @@ class Plan:
     @classmethod
     def quick(cls, peers: tuple[str, ...] = ()) -> Plan:
         """Enough to see that everything runs; too little to quote."""
-        return cls(rounds=3, queries=20, memory_queries=2, peers=peers, full_test_set=False)
+        return cls(3, 20, 3, memory_queries=2, peers=peers, full_test_set=False)
 
 
 def run(plan: Plan, emit: Emit, progress: Progress) -> None:
@@ -85,7 +91,7 @@ def run(plan: Plan, emit: Emit, progress: Progress) -> None:
         if MNIST_NETWORK.is_file():
             measure_mnist(plan, MNIST_NETWORK, Path(folder), emit, progress)
         else:
-            emit(_failure(OUR_NAME, OURS, f"{MNIST_NETWORK.name} is not in workloads/models"))
+            emit(failure(OUR_NAME, OURS, f"{MNIST_NETWORK.name} is not in workloads/models"))
     for row in published.rows():
         emit(row)
 
@@ -106,38 +112,52 @@ def measure_tutorial(plan: Plan, folder: Path, emit: Emit, progress: Progress) -
     he_inference.compile(network, layout=LAYOUT, examples=typical).program.save(program)
     clear = tutorial.clear_logits(weights, images)
     with contextlib.ExitStack() as stack:
-        systems: dict[str, _Measured] = {}
+        systems: dict[str, Measured] = {}
         for position, (name, source, start) in enumerate(_starts(plan, program)):
-            progress(f"preparing {name}", position, 1 + len(plan.peers))
+            progress(f"preparing {name}", position, 2 + len(plan.peers))
             try:
                 process = stack.enter_context(start())
-                systems[name] = _Measured(process, source, process.prepare(task), [])
+                systems[name] = Measured(process, source, process.prepare(task), [])
                 process.query(0)
             except (InstallError, AnswerError) as error:
                 systems.pop(name, None)
-                emit(_failure(name, source, str(error)))
+                emit(failure(name, source, str(error)))
         for index in range(1, rounds + 1):
             progress("one query each", index - 1, rounds)
-            _one_round(systems, index, emit)
+            one_round(systems, index, emit)
         progress("one query each", rounds, rounds)
     for name, measured in systems.items():
         emit(_tutorial_row(name, measured, systems.get(OUR_NAME), clear[1:]))
+    _cores(program, "tutorial CNN", plan, emit, progress)
+
+
+def _cores(program: Path, network: str, plan: Plan, emit: Emit, progress: Progress) -> None:
+    def shown(done: int, total: int) -> None:
+        progress("one and two cores", done, total)
+
+    row = measure_two_cores(program, network, plan.core_rounds, shown)
+    if row is not None:
+        emit(row)
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
+    """A system that runs: what it said when it was prepared, and its answers so far."""
+
     process: SystemProcess
     source: str
     prepared: Row
     answers: list[Row]
 
     def column(self, name: str) -> list[float]:
+        """One figure of every answer, in their order."""
         return [float(answer[name]) for answer in self.answers]
 
 
 def _starts(plan: Plan, program: Path) -> Iterator[tuple[str, str, Callable[[], SystemProcess]]]:
     """Name, source and how to start each system; a peer is installed when it is started."""
     yield OUR_NAME, OURS, lambda: our_process(program)
+    yield BY_SEAL, OURS, lambda: our_process(program, "seal")
     for peer in plan.peers:
 
         def start(peer: str = peer) -> SystemProcess:
@@ -146,12 +166,12 @@ def _starts(plan: Plan, program: Path) -> Iterator[tuple[str, str, Callable[[], 
         yield PEERS[peer], PEER, start
 
 
-def our_process(program: Path) -> SystemProcess:
+def our_process(program: Path, backend: str = "residues") -> SystemProcess:
     """Our client and server in a process of their own."""
-    return SystemProcess(sys.executable, "benchmarks.our_system", [str(program)])
+    return SystemProcess(sys.executable, "benchmarks.our_system", [str(program), backend])
 
 
-def _one_round(systems: dict[str, _Measured], index: int, emit: Emit) -> None:
+def one_round(systems: dict[str, Measured], index: int, emit: Emit) -> None:
     """Each system answers once; who goes first changes from round to round."""
     names = list(systems)
     turn = index % len(names) if names else 0
@@ -161,19 +181,19 @@ def _one_round(systems: dict[str, _Measured], index: int, emit: Emit) -> None:
             measured.answers.append(measured.process.query(index))
         except AnswerError as error:
             del systems[name]
-            emit(_failure(name, measured.source, str(error)))
+            emit(failure(name, measured.source, str(error)))
 
 
-def _tutorial_row(name: str, measured: _Measured, ours: _Measured | None, clear: Array) -> Row:
+def _tutorial_row(name: str, measured: Measured, ours: Measured | None, clear: Array) -> Row:
     logits = np.array([answer["logits"] for answer in measured.answers])
     row: Row = {
         "kind": "tutorial",
         "system": name,
         "source": measured.source,
         "network": "tutorial CNN",
-        **_CLAIM,
+        **CLAIM,
         **measured.prepared,
-        **_costs(measured.answers),
+        **costs(measured.answers),
         **agreement(logits, clear),
     }
     if ours is not None:
@@ -182,7 +202,7 @@ def _tutorial_row(name: str, measured: _Measured, ours: _Measured | None, clear:
     return row
 
 
-def _costs(answers: Sequence[Row]) -> Row:
+def costs(answers: Sequence[Row]) -> Row:
     """Medians in milliseconds with their quartiles, the bytes of a query, and the sample."""
     row: Row = {"queries": len(answers)}
     for name in (
@@ -208,7 +228,8 @@ def agreement(logits: Array, clear: Array) -> Row:
     }
 
 
-def _failure(system: str, source: str, reason: str) -> Row:
+def failure(system: str, source: str, reason: str) -> Row:
+    """The row of a system that could not be measured."""
     return {"kind": "failure", "system": system, "source": source, "reason": reason}
 
 
@@ -222,7 +243,7 @@ def measure_mnist(
     network = he_inference.load_network(network_path)
     test = mnist().test if plan.full_test_set else mnist_sample()
     progress("accuracy in the clear", 0, 1)
-    clear = _evaluate(network, test)
+    clear = evaluate(network, test.images)
     accuracy = float(np.mean(clear.argmax(axis=1) == test.labels))
     queries = min(plan.queries, len(test))
     task, program = folder / "mnist.npz", folder / "mnist.program"
@@ -239,7 +260,7 @@ def measure_mnist(
             progress("encrypted queries", queries, queries)
         memory = server_memory(program, test.images[: plan.memory_queries], folder)
     except AnswerError as error:
-        emit(_failure(OUR_NAME, OURS, str(error)))
+        emit(failure(OUR_NAME, OURS, str(error)))
         return
     emit(
         {
@@ -247,30 +268,30 @@ def measure_mnist(
             "system": OUR_NAME,
             "source": OURS,
             "network": network_path.name,
-            **_CLAIM,
+            **CLAIM,
             "compile_cpu_ms": compiling.cpu_ms,
             **prepared,
             "accuracy_percent": 100 * accuracy,
             "accuracy_images": len(test),
-            **_costs(answers),
+            **costs(answers),
             **agreement(np.array([answer["logits"] for answer in answers]), clear[:queries]),
             **memory,
         }
     )
+    _cores(program, network_path.name, plan, emit, progress)
 
 
-def _evaluate(network: he_inference.Network, data: Dataset, batch: int = 1000) -> Array:
-    """Float64 logits in the clear, (count, 10), some images at a time."""
-    starts = range(0, len(data), batch)
-    parts = [data.images[start : start + batch].astype(np.float64) for start in starts]
-    return np.concatenate([network.evaluate(part) for part in parts])
+def evaluate(network: he_inference.Network, queries: npt.NDArray[Any], batch: int = 1000) -> Array:
+    """Float64 logits in the clear, (count, outputs), some queries (count, ...) at a time."""
+    starts = range(0, len(queries), batch)
+    return np.concatenate([network.evaluate(queries[start : start + batch]) for start in starts])
 
 
 def _compiled(network: he_inference.Network) -> he_inference.Compiled:
     return he_inference.compile(network, layout="packed", examples=mnist_sample().images)
 
 
-def server_memory(program: Path, images: npt.NDArray[np.float32], folder: Path) -> Row:
+def server_memory(program: Path, queries: npt.NDArray[Any], folder: Path) -> Row:
     """The peak memory of a server process that never holds the client's side, in bytes.
 
     `server_start_bytes` is the peak before keys arrive: interpreter, libraries, program.
@@ -281,8 +302,8 @@ def server_memory(program: Path, images: npt.NDArray[np.float32], folder: Path) 
     with SystemProcess(sys.executable, "benchmarks.our_server", [str(program)]) as server:
         started = server.ask({"command": "register", "keys": str(keys)})
         answer: Row = started
-        for image in images:
-            request.write_bytes(client.encrypt(image[None].astype(np.float64)))
+        for query in queries:
+            request.write_bytes(client.encrypt(query[None].astype(np.float64)))
             answer = server.ask({"command": "evaluate", "request": str(request)})
     return {
         "server_start_bytes": started["before_keys_bytes"],

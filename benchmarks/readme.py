@@ -12,9 +12,9 @@ from benchmarks.measure import OURS, Row
 from benchmarks.report import markdown
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
-RESULTS = ("query.jsonl", "batch.jsonl")
+RESULTS = ("query.jsonl", "batch.jsonl", "points.jsonl")
 """Files of results, each of one run."""
-_SHOWN = ("environment", "tutorial", "mnist", "failure")
+_SHOWN = ("environment", "tutorial", "mnist", "cores", "failure")
 
 
 def blocks(rows: Iterable[Row]) -> dict[str, str]:
@@ -26,7 +26,19 @@ def blocks(rows: Iterable[Row]) -> dict[str, str]:
         if row.get("kind") in _SHOWN and row.get("benchmark", "query") == "query"
     ]
     tables = markdown(shown).replace("\n## ", "\n### ")
-    return {"summary": _summary(found), "query": tables, "batch": _batch(found)}
+    return {
+        "summary": _summary(found),
+        "query": tables,
+        "batch": _batch(found),
+        "points": _points(found),
+    }
+
+
+def _points(rows: Iterable[Row]) -> str:
+    shown = [
+        row for row in rows if row.get("kind") == "point" or row.get("benchmark") == "points"
+    ]  # fmt: skip
+    return markdown(shown).replace("\n## ", "\n### ")
 
 
 def _batch(rows: Iterable[Row]) -> str:

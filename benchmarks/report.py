@@ -21,6 +21,8 @@ def markdown(rows: Iterable[Row]) -> str:
         parts += ["## One query, tutorial CNN, one core", _table(_TUTORIAL, found)]
     if "tutorial" in by_kind:
         parts += [_settings(by_kind["tutorial"])]
+    if "point" in by_kind:
+        parts += ["## One query, point by point, one core", _table(_POINT, by_kind["point"])]
     if "batch" in by_kind:
         parts += ["## Thousands of queries at once", _table(_BATCH, by_kind["batch"])]
     if "growth" in by_kind:
@@ -32,6 +34,8 @@ def markdown(rows: Iterable[Row]) -> str:
             "## One query, the shipped MNIST network",
             _table(_MNIST, by_kind["mnist"]),
         ]
+    if "cores" in by_kind:
+        parts += ["## One query on two cores", _table(_CORES, by_kind["cores"])]
     if "published" in by_kind:
         beside = [*by_kind.get("mnist", []), *by_kind["published"]]
         parts += [
@@ -97,6 +101,10 @@ def _accuracy(row: Row) -> str:
     return f"{row['accuracy_percent']:.2f} on {row['accuracy_images']:,}"
 
 
+def _primes(row: Row) -> str:
+    return " + ".join(str(bits) for bits in row["prime_bits"])
+
+
 def _seconds(row: Row) -> str:
     """Elapsed seconds: published, or our own median."""
     return f"{row['seconds'] if 'seconds' in row else row['wall_ms'] / 1e3:,.3g}"
@@ -139,6 +147,15 @@ _TUTORIAL: Sequence[Column] = (
     ("largest logit error", _number("largest_logit_error", 4)),
     ("security bits", _plain("security_bits")),
 )
+_CORES: Sequence[Column] = (
+    ("network", _plain("network")),
+    ("figure", _plain("source")),
+    ("server wall ms, one thread", _milliseconds("wall_ms_1")),
+    ("two threads", _milliseconds("wall_ms_2")),
+    ("times sooner", _number("speed_up", 2)),
+    ("CPU ms, one thread", _number("cpu_ms_1", 1)),
+    ("two threads", _number("cpu_ms_2", 1)),
+)
 _MNIST: Sequence[Column] = (
     ("system", _plain("system")),
     ("figure", _plain("source")),
@@ -153,6 +170,26 @@ _MNIST: Sequence[Column] = (
     ("keys MB", _number("evaluation_key_bytes", 1, 1e6)),
     ("server memory MB, peak", _number("server_peak_bytes", 0, 1e6)),
     ("security bits", _plain("security_bits")),
+)
+_POINT: Sequence[Column] = (
+    ("network", _plain("network")),
+    ("layout", _plain("layout")),
+    ("answers", _plain("response")),
+    ("planned for", _plain("optimise")),
+    ("accuracy % in the clear", _accuracy),
+    ("labels equal, encrypted", _labels),
+    ("CPU ms (quartiles)", _milliseconds("cpu_ms")),
+    ("estimated ms", _number("estimated_cpu_ms", 1)),
+    ("encrypt ms", _number("encrypt_cpu_ms", 1)),
+    ("server ms", _number("server_cpu_ms", 1)),
+    ("decrypt ms", _number("decrypt_cpu_ms", 1)),
+    ("wall ms", _number("wall_ms", 1)),
+    ("up kB", _number("request_bytes", 1, 1e3)),
+    ("down kB", _number("response_bytes", 1, 1e3)),
+    ("keys kB", _number("evaluation_key_bytes", 1, 1e3)),
+    ("server memory MB, peak", _number("server_peak_bytes", 0, 1e6)),
+    ("N", _number("ring_degree", 0)),
+    ("primes, bits", _primes),
 )
 
 

@@ -50,7 +50,7 @@ def clear_logits(values: Weights, images: Array) -> Array:
 
 
 def write_task(path: Path, values: Weights, images: Array) -> None:
-    """The .npz file that a system is told to prepare: the weights, and `images` as float64."""
+    """The .npz file that a system is told to prepare: weights, and float64 `images` to ask of."""
     np.savez(path, allow_pickle=False, images=images, **values)
 
 

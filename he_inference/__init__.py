@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from he_inference.coefficient_compiler import CompiledCoefficients as CompiledCoefficients
     from he_inference.coefficient_program import CoefficientProgram as CoefficientProgram
     from he_inference.coefficient_signature import CoefficientSignature as CoefficientSignature
-    from he_inference.compiler import Compiled as Compiled
     from he_inference.compiler import compile as compile
     from he_inference.compiler import plan as plan
     from he_inference.errors import HEError as HEError
     from he_inference.network import Network as Network
     from he_inference.network import load_network as load_network
+    from he_inference.packed_compiler import Compiled as Compiled
     from he_inference.parameters import Parameters as Parameters
     from he_inference.program import Program as Program
     from he_inference.programs import load_program as load_program
@@ -48,7 +48,7 @@ _HOMES = {
     "CoefficientSignature": "coefficient_signature",
     "CompiledBatch": "batch_compiler",
     "CompiledCoefficients": "coefficient_compiler",
-    "Compiled": "compiler",
+    "Compiled": "packed_compiler",
     "HEError": "errors",
     "Network": "network",
     "Parameters": "parameters",

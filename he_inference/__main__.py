@@ -95,14 +95,18 @@ def _check_range(option: str, value: int, low: int, high: int) -> None:
 def train(
     output: Output,
     architecture: Annotated[
-        str, typer.Option(help="mnist-cnn, mnist-deep, tutorial-cnn or cryptonets.")
+        str,
+        typer.Option(
+            help="mnist-cnn, mnist-deep, mnist-quadratic, mnist-quadratic-wide, tutorial-cnn or "
+            "cryptonets."
+        ),
     ] = ("mnist-cnn"),
     epochs: Annotated[int | None, typer.Option(help="Default: what the recipe says.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal networks.")] = 0,
     data: Annotated[Path | None, typer.Option(help="Folder with the MNIST files.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network that survives encryption, on MNIST, with a ReLU network as teacher."""
+    """Train a network that survives encryption, on MNIST, most with another as teacher."""
     import torch
 
     from workloads.datasets import mnist

@@ -18,10 +18,11 @@ from he_inference.wire import Residues, Seeded
 class CoefficientEngine:
     """What `Server` does with messages for this layout.
 
-    threads: as many as this process may use processors, unless given.
+    threads: one unless given; a program with many outputs has work for more.
     """
 
     def __init__(self, program: CoefficientProgram, *, threads: int | None = None) -> None:
+        threads = threads or 1
         signature = program.signature
         self._signature, self._layout = signature, signature.layout
         self._primes = signature.parameters.data_primes

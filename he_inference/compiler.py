@@ -1,109 +1,29 @@
-"""Network + wishes → program, parameters, signature.
+"""Network + wishes → program, parameters, signature: which layout, and of its programs which.
 
-The passes of the packed layout, in order (the batched one is in `batch_compiler`):
-
-1. merge     `affine`          everything between two activations becomes one matrix
-2. pack      `layouts.packed`  matrices become rotations and products over slots
-3. search    `search`          where to rescale, and the bits of every prime
-4. schedule  `schedule`        instructions with exact levels and scales
-5. check     `checker`         levels and scales once more, by independent code
+Each layout has a compiler of its own: `packed_compiler`, `coefficient_compiler`, `batch_compiler`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import inf
-from typing import Any, Literal, get_args, overload
+from typing import Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from he_inference.affine import AffineStage, affine_stages
-from he_inference.backend import clear
+from he_inference.affine import affine_stages
 from he_inference.batch_compiler import CompiledBatch, compile_batch
 from he_inference.batch_signature import Response
-from he_inference.checker import check
 from he_inference.coefficient_compiler import CompiledCoefficients, compile_coefficients
-from he_inference.cost import Cost, cost
 from he_inference.errors import CompileError, ModelError
-from he_inference.layouts.packed import pack
 from he_inference.network import Network, check_batch
 from he_inference.nodes import Array
-from he_inference.parameters import MAX_LOG_MODULUS, Parameters
+from he_inference.packed_compiler import Compiled, compile_packed
 from he_inference.planning import OBJECTIVES, Objective, Plan, planned
-from he_inference.prices import CoefficientPrices
-from he_inference.program import Program
-from he_inference.search import EXAMPLES, Search
-from he_inference.signature import Signature
+from he_inference.prices import MachinePrices
+from he_inference.search import EXAMPLES
 
 LAYOUTS = ("auto", "coefficients", "packed", "batched")
 EXTREMES = 8
 """Rows of the first layer for which the largest possible query is among synthetic examples."""
-
-
-@dataclass(frozen=True, eq=False)
-class Compiled:
-    """A program, and what people want to know of it before any key is made."""
-
-    network: Network
-    program: Program
-    cost: Cost
-
-    @property
-    def parameters(self) -> Parameters:
-        return self.program.parameters
-
-    @property
-    def signature(self) -> Signature:
-        return self.program.signature
-
-    def simulate(self, x: npt.ArrayLike, *, seed: int = 0) -> Array:
-        """What encrypted queries would answer, noise included, without encrypting.
-
-        x: (batch, *input_shape); returns (batch, outputs). Thousands of queries a minute.
-        """
-        return clear.simulate(self.program, check_batch(x, self.network.input_shape), seed)
-
-    def facts(self) -> dict[str, Any]:
-        """The summary's figures, for machines."""
-        return {
-            "layout": "packed",
-            "response": "plain",
-            "ring_degree": self.parameters.ring_degree,
-            "modulus_bits": self.parameters.total_bits,
-            "security_bits": self.signature.security_bits,
-            "rotations": self.program.count("rotate"),
-            "precision_bits": self.signature.precision_bits,
-            "upload_bytes": self.cost.upload_bytes,
-            "download_bytes": self.cost.download_bytes,
-            "key_bytes": self.cost.key_bytes,
-            "client_ms": self.cost.client_ms,
-            "server_ms": self.cost.server_ms,
-        }
-
-    def summary(self) -> str:
-        """A few lines for people: ring, modulus, levels, rotations, bytes, precision, time."""
-        p, c, program = self.parameters, self.cost, self.program
-        bits = " + ".join(str(prime.bit_length()) for prime in p.data_primes)
-        lines = [
-            f"ring          N = {p.ring_degree}, {p.slots} slots",
-            f"modulus       log2 q = {p.total_bits} of {MAX_LOG_MODULUS[p.ring_degree]} bits "
-            f"({bits} | {p.special_prime.bit_length()}), "
-            f"{self.signature.security_bits}-bit security",
-            f"levels        {len(p.data_primes)} primes, {program.count('rescale')} rescalings",
-            f"operations    {program.count('rotate')} rotations, "
-            f"{program.count('multiply_plain')} products with weights, "
-            f"{program.count('multiply')} products of ciphertexts",
-            f"keys          {len(self.signature.keys.levels)} "
-            f"({len(self.signature.keys.rotations)} rotation steps), "
-            f"{c.key_bytes / 1e6:.2f} MB once",
-            f"a query       {c.upload_bytes / 1e3:.1f} kB up, {c.download_bytes / 1e3:.1f} kB down",
-            f"takes         {self.signature.input_shape}, values from "
-            f"{self.signature.input_range[0]:g} to {self.signature.input_range[1]:g}",
-            f"precision     {self.signature.precision_bits:.1f} bits of the largest answer",
-            "answers       plain: a client that looks at them closely learns the weights",
-            f"time          about {c.client_ms:.0f} ms client, {c.server_ms:.0f} ms server",
-        ]
-        return "\n".join(lines)
 
 
 AnyCompiled = Compiled | CompiledBatch | CompiledCoefficients
@@ -204,10 +124,10 @@ def compile(
     if layout == "packed":
         if response == "private":
             raise CompileError(_NOT_PRIVATE)
-        return _compile_packed(network, batch, precision)
+        return compile_packed(network, batch, precision=precision)
     if layout == "coefficients":
         points = compile_coefficients(
-            network, batch, precision=precision, response=wanted, prices=_prices()
+            network, batch, precision=precision, response=wanted, prices=_prices().coefficients
         )
         return planned(list(points), {}).chosen(optimise)
     return _planned(network, batch, precision, (wanted,)).chosen(optimise)
@@ -248,7 +168,11 @@ def _planned(
         try:
             points.extend(
                 compile_coefficients(
-                    network, batch, precision=precision, response=response, prices=prices
+                    network,
+                    batch,
+                    precision=precision,
+                    response=response,
+                    prices=prices.coefficients,
                 )
             )
         except CompileError as error:
@@ -256,13 +180,13 @@ def _planned(
     try:
         if "plain" not in responses:
             raise CompileError(_NOT_PRIVATE)
-        points.append(_compile_packed(network, batch, precision))
+        points.append(compile_packed(network, batch, precision=precision, prices=prices.packed))
     except CompileError as error:
         refusals["packed"] = str(error)
     return planned(points, refusals)
 
 
-def _prices() -> CoefficientPrices:
+def _prices() -> MachinePrices:
     """This machine's. They are measured with a client and a server, which compiling needs not."""
     from he_inference.calibration import calibrated
 
@@ -273,37 +197,6 @@ def _check_choice(name: str, found: str | None, known: Sequence[str | None]) -> 
     if found not in known:
         *others, last = filter(None, known)
         raise CompileError(f"{name} {found!r} is unknown: use {', '.join(others)} or {last}")
-
-
-def _compile_packed(network: Network, batch: Array, precision: float) -> Compiled:
-    magnitudes = [float(np.abs(value).max()) for value in network.trace(batch)]
-    stages = affine_stages(network, magnitudes)
-    for number, stage in enumerate(stages, 1):
-        if not any(matrix.nnz for matrix in stage.terms.values()):
-            raise CompileError(f"layer {number} does not depend on the query")
-    values = _values(stages, batch)
-    best: Compiled | None = None
-    shortfalls: list[str] = []
-    for degree in MAX_LOG_MODULUS:
-        try:
-            plan = pack(stages, degree // 2)
-        except CompileError as error:
-            shortfalls.append(f"N = {degree}: {error}")
-            continue
-        # A larger ring can be cheaper: twice the slots may halve the rotations of a wide layer.
-        limit = inf if best is None else best.cost.server_ms
-        found = Search(network, plan, degree, values, batch, precision).run(limit)
-        if isinstance(found, Program):
-            best = Compiled(network, found, cost(found))
-        elif best is not None:
-            break
-        else:
-            shortfalls.append(f"N = {degree}: {found}")
-    if best is None:
-        listing = "\n".join(f"  {line}" for line in shortfalls)
-        raise CompileError(f"the network does not fit at {precision:g} bits:\n{listing}")
-    check(best.program)
-    return best
 
 
 def _examples(network: Network, examples: npt.ArrayLike | None, precision: float) -> Array:
@@ -349,14 +242,3 @@ def _extremes(network: Network) -> Array:
     signs = np.sign(first[np.argsort(-weights)[:EXTREMES]].toarray())
     queries = [np.where(sign * signs > 0, high, low) for sign in (1, -1)]
     return np.concatenate(queries).reshape(-1, *network.input_shape).astype(np.float64)
-
-
-def _values(stages: Sequence[AffineStage], batch: Array) -> list[Array]:
-    """Stage values (batch, size) on the examples; entry 0 is the query itself."""
-    values = [batch.reshape(len(batch), -1)]
-    for stage in stages:
-        total = np.zeros((len(batch), stage.size)) + stage.offset
-        for (source, power), matrix in stage.terms.items():
-            total += (matrix @ (values[source] ** power).T).T
-        values.append(total)
-    return values

@@ -1,18 +1,45 @@
 """What a program costs: bytes exactly, milliseconds as an estimate.
 
-The estimate prices each instruction by SEAL 4.3's arithmetic at N = 8192 on one 2.6 GHz core
-without vector instructions, as fitted to measured medians; it serves to choose between programs
-and to tell people what to expect, not to compare machines.
+Time is priced by what is done: transforms, products, rows that pass through memory, residues that
+are read. `Prices` has what each takes on one core; its defaults are medians on a 2.6 GHz core with
+AVX-512. A calibrated instance makes the same estimate for another machine.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log2
 
+from he_inference.fusion import Fusion, Sum
 from he_inference.parameters import Parameters
 from he_inference.program import Instruction, Program
 from he_inference.signature import Signature
 
 SEED_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Nanoseconds of one core."""
+
+    butterfly: float = 0.29
+    """Two coefficients of a transform, either way: N/2 · log2 N of them for a row."""
+    key_product: float = 0.5
+    """A coefficient of a digit times both rows of a key, added up."""
+    weight_product: float = 0.75
+    """A coefficient of both components times a weight, added up."""
+    row: float = 0.3
+    """A coefficient of a row that is read, moved, added or written once more."""
+    square: float = 0.75
+    """A coefficient of a product of two ciphertexts."""
+    residue: float = 22.0
+    """A residue of a query: read, checked, its partner drawn from the seed."""
+    encrypted: float = 105.0
+    """A residue of a query: encrypted, saved and packed by the client."""
+    slot: float = 300.0
+    """A slot that the client encodes and later decodes."""
+
+
+DEFAULT_PRICES = Prices()
 
 
 @dataclass(frozen=True)
@@ -55,40 +82,89 @@ def key_primes(parameters: Parameters, level: int) -> tuple[int, ...]:
     return (*parameters.data_primes[:level], parameters.special_prime)
 
 
-def cost(program: Program) -> Cost:
+def cost(program: Program, prices: Prices = DEFAULT_PRICES) -> Cost:
     """Estimate one query."""
     parameters = program.parameters
-    degree, top = parameters.ring_degree, len(parameters.data_primes)
     return Cost(
-        server_ms=sum(instruction_ms(i, degree) for i in program.instructions),
-        client_ms=_relative(degree) * (3.0 + 0.9 * top),
+        server_ms=server_ms(program.instructions, parameters.ring_degree, prices),
+        client_ms=client_ms(parameters, prices),
         upload_bytes=upload_bytes(parameters),
         download_bytes=download_bytes(program.signature),
         key_bytes=key_bytes(program.signature),
     )
 
 
-def instruction_ms(i: Instruction, degree: int) -> float:
-    """Milliseconds of one instruction; `i.level` is that of its result."""
-    level = i.level
-    match i.operation:
-        case "rotate" | "relinearise":
-            price = 0.10 * level * level + 0.30 * level + 0.18
-        case "rescale":
-            price = 0.085 * i.size * (level + 1) + 0.05
-        case "multiply":
-            price = 0.065 * level + 0.05
-        case "multiply_plain":
-            price = 0.022 * i.size * level + 0.01
-        case "add":
-            price = 0.008 * i.size * level
-        case "input":
-            price = 0.5 + 0.3 * level
-        case _:
-            price = 0.005 * level
-    return price * _relative(degree)
+def client_ms(parameters: Parameters, prices: Prices = DEFAULT_PRICES) -> float:
+    """Encrypting one query and decrypting its answer."""
+    degree, top = parameters.ring_degree, len(parameters.data_primes)
+    return (prices.encrypted * top * degree + prices.slot * degree / 2) / 1e6
 
 
-def _relative(degree: int) -> float:
-    """Work of a transform relative to N = 8192."""
-    return degree * log2(degree) / (8192 * 13)
+def server_ms(
+    instructions: Sequence[Instruction], degree: int, prices: Prices = DEFAULT_PRICES
+) -> float:
+    """Evaluating one query, as `backend.residues` does it; a level counts primes that are left."""
+    return sum(_nanoseconds(instructions, _Work(degree, prices))) / 1e6
+
+
+class _Work:
+    """What steps take at one ring degree, in nanoseconds."""
+
+    def __init__(self, degree: int, prices: Prices) -> None:
+        self.transform = prices.butterfly * degree / 2 * log2(degree)
+        self.row, self.weight = prices.row * degree, prices.weight_product * degree
+        self.square, self.key = prices.square * degree, prices.key_product * degree
+        self.residue = prices.residue * degree
+
+    def digits(self, level: int) -> float:
+        return level * self.transform
+
+    def spread(self, level: int) -> float:
+        """Digits modulo the other primes and the special one."""
+        return level * level * self.transform
+
+    def switch(self, level: int, moved: bool) -> float:
+        """Products with a key; moved: where every sum is permuted and added to others."""
+        return (level + 1) * (level * self.key + (4 * self.row if moved else 0.0))
+
+    def divide(self, level: int, size: int) -> float:
+        """By one prime: `level` others are left."""
+        return size * (self.transform + level * (self.transform + 2 * self.row))
+
+    def sum(
+        self, found: Sum, level: int, fusion: Fusion, spread: set[int], deferred: bool
+    ) -> float:
+        """spread: registers whose digits are there already; more are added."""
+        total = 2 * level * self.row * len(found.others) + level * self.weight * len(found.products)
+        for register, _ in found.rotations:
+            if register not in spread:
+                total += self.digits(level) + self.spread(level)
+            if fusion.shared(register):
+                spread.add(register)
+            total += self.switch(level, len(found.rotations) > 1) + 2 * level * self.row
+        if found.rotations:
+            total += self.divide(level, 1 if deferred else 2)
+        return total
+
+
+def _nanoseconds(instructions: Sequence[Instruction], work: _Work) -> Iterator[float]:
+    fusion, spread = Fusion(instructions), set[int]()
+    for index, i in enumerate(instructions):
+        level = i.level
+        if index in fusion.absorbed:
+            continue
+        match i.operation:
+            case "rotate" | "add" | "multiply_plain":
+                deferred = index in fusion.deferred
+                yield work.sum(fusion.sum(index), level, fusion, spread, deferred)
+            case "relinearise":
+                yield work.digits(level) + work.spread(level) + work.switch(level, moved=False)
+                yield work.divide(level, 2)
+            case "rescale":
+                yield work.divide(level, i.size)
+            case "multiply":
+                yield level * work.square
+            case "add_plain":
+                yield level * work.row
+            case "input":
+                yield level * work.residue

@@ -10,10 +10,10 @@ variance N·v, half of it in the real part that is decoded; so
   antisymmetric (m_k = −m_{N−k}) and so are their roundings;
 - a fresh symmetric encryption adds one error polynomial: Nσ²/2;
 - dividing by a prime rounds c0 and c1: N/24 · (1 + h);
-- key switching adds Σ_i d_i e_i / P and the same rounding. SEAL's digits d_i are residues in
-  [0, q_i), not centred, so their *mean* q_i/2 is a polynomial with equal coefficients, whose value
-  at ζ_j is q_i / (1 − ζ_j): tiny in most slots and enormous near ζ = 1. This is why a few slots
-  (0, 1, 2 and some others) are hundreds of times noisier than the rest.
+- key switching adds Σ_i d_i e_i / P and the same rounding. Our digits d_i are residues nearest to
+  zero. SEAL's are in [0, q_i), so their *mean* q_i/2 is a polynomial with equal coefficients, whose
+  value at ζ_j is q_i / (1 − ζ_j): tiny in most slots and enormous near ζ = 1. This is why with SEAL
+  a few slots (0, 1, 2 and some others) are hundreds of times noisier than the rest.
 
 Sources: Cheon et al. 2017 (CKKS), Kim, Papadimitriou and Polyakov 2022 for the averages; the
 slot-dependent term is worked out here and tested against measured noise.
@@ -34,9 +34,13 @@ GENERATOR = 3
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Variances for one set of parameters; all have shape (slots,) or are scalars."""
+    """Variances for one set of parameters; all have shape (slots,) or are scalars.
+
+    of_seal: whether digits are SEAL's.
+    """
 
     parameters: Parameters
+    of_seal: bool = False
 
     @property
     def encoding(self) -> float:
@@ -57,7 +61,7 @@ class NoiseModel:
         """A rotation or relinearisation at a level, shape (slots,)."""
         degree, special = self.parameters.ring_degree, self.parameters.special_prime
         digits = sum((q / special) ** 2 for q in self.parameters.data_primes[:level])
-        spread = degree / 12 + self._mean_gain / 4
+        spread = degree / 12 + (self._mean_gain / 4 if self.of_seal else np.zeros(degree // 2))
         return degree * ERROR_VARIANCE * digits * spread / 2 + self.rounding
 
     def cut(self, bits: tuple[int, int]) -> float:

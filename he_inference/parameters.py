@@ -19,6 +19,8 @@ MAX_LOG_MODULUS = {4096: 106, 8192: 214, 16384: 430, 32768: 868}
 MAX_PRIMES = 64
 MAX_PRIME_BITS = 60
 """SEAL keeps each residue in a 64-bit word and allows primes of at most 60 bits."""
+EXACT_PRIME_BITS = 48
+"""Of primes modulo which float64 transforms are exact: what `backend.residues` evaluates."""
 
 
 @dataclass(frozen=True)

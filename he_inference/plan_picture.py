@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from he_inference.planning import Plan, Planned, Point, milliseconds, traffic
 
@@ -41,6 +42,9 @@ def draw_plan(plan: Plan[Point], chosen: Planned, title: str, path: Path) -> Non
         xscale="log", yscale="log", title=title,
         xlabel="kB up and down, one query", ylabel="CPU ms, client and server",
     )  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     axes.grid(which="both", alpha=0.25)
     axes.legend(title="○ coefficients  □ packed")
     figure.savefig(path, dpi=150)

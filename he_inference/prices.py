@@ -3,13 +3,17 @@
 Defaults are medians of one 2.6 GHz core with AVX-512; `calibration` measures another machine.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import isfinite, log2
-from typing import Any
+from typing import Any, TypeVar
 
 from he_inference.coefficient_signature import CoefficientSignature
+from he_inference.cost import DEFAULT_PRICES, Prices
 
 REFERENCE_DEGREE = 4096
+_CLIENTS = ("encrypted", "slot")
+"""Of `Prices`: what the client's work takes."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,37 @@ class CoefficientPrices:
         work += self.product * layout.queries * layout.answers
         return self.serve + relative(layout.degree) * work
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "CoefficientPrices":
-        """Raises `ValueError` or `KeyError` for anything but positive numbers."""
-        prices = cls(**{field.name: float(value[field.name]) for field in fields(cls)})
-        if not all(isfinite(v) and v >= 0 for v in vars(prices).values()):
-            raise ValueError("prices that are not numbers of at least 0")
-        return prices
-
 
 USUAL = CoefficientPrices()
+
+
+_Kind = TypeVar("_Kind", CoefficientPrices, Prices)
+
+
+@dataclass(frozen=True)
+class MachinePrices:
+    """Those of both layouts for single queries, on one machine."""
+
+    coefficients: CoefficientPrices = USUAL
+    packed: Prices = DEFAULT_PRICES
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "MachinePrices":
+        """Raises `ValueError` or `KeyError` for anything but numbers of at least 0."""
+        return cls(_read(CoefficientPrices, value["coefficients"]), _read(Prices, value["packed"]))
+
+
+def _read(kind: type[_Kind], value: Mapping[str, Any]) -> _Kind:
+    numbers = {field.name: float(value[field.name]) for field in fields(kind)}
+    if not all(isfinite(number) and number >= 0 for number in numbers.values()):
+        raise ValueError("prices that are not numbers of at least 0")
+    return kind(**numbers)
+
+
+def scaled(prices: Prices, client: float, server: float) -> Prices:
+    """Prices of a machine on which either side takes so many times as long."""
+    factors = {field.name: server for field in fields(prices)} | dict.fromkeys(_CLIENTS, client)
+    return Prices(**{name: factor * getattr(prices, name) for name, factor in factors.items()})
 
 
 def relative(degree: int) -> float:

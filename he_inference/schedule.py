@@ -15,7 +15,7 @@ import numpy as np
 from he_inference.affine import Source
 from he_inference.layouts.packed import PackedPlan, PackedStage
 from he_inference.nodes import Array
-from he_inference.parameters import MAX_LOG_MODULUS, MAX_PRIME_BITS, ParametersLiteral
+from he_inference.parameters import EXACT_PRIME_BITS, MAX_LOG_MODULUS, ParametersLiteral
 from he_inference.program import Instruction, Operation
 
 HEADROOM_BITS = 3
@@ -160,7 +160,7 @@ class Scales:
         self._peaks[depth] = max(self._peaks.get(depth, peak), peak)
         if rescale and self._primes is None and depth not in self.bits:
             wanted = round(log2(product * magnitude.typical) - self.choice.waist)
-            self.bits[depth] = min(wanted, MAX_PRIME_BITS)
+            self.bits[depth] = min(wanted, EXACT_PRIME_BITS)
         scale = product / self._prime(depth) if rescale else product
         self.steps[result] = Step(depth, product, rescale, scale)
 
@@ -174,14 +174,14 @@ class Scales:
         margin = 1 + HEADROOM_BITS
         largest = max(self._magnitudes[len(self.plan.stages), 1].largest, 1.0)
         last = ceil(log2(self.answer.scale * largest)) + margin
-        if last > MAX_PRIME_BITS:
+        if last > EXACT_PRIME_BITS:
             raise MisfitError(f"the answer would need a last prime of {last} bits")
         data = [self.bits.get(depth, 0) for depth in reversed(range(self.deepest))]
         data.insert(0, max(last, MIN_PRIME_BITS))
         if min(data) < MIN_PRIME_BITS:
             raise SmallPrimeError("rescaling there would divide by too small a prime")
         bound = MAX_LOG_MODULUS[degree]
-        special = min(MAX_PRIME_BITS, bound - sum(data))
+        special = min(EXACT_PRIME_BITS, bound - sum(data))
         if special < max(data):
             needed = sum(data) + max(data)
             raise MisfitError(f"the modulus needs {needed} bits and {bound} are secure")

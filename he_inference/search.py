@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from he_inference.backend import clear
 from he_inference.checker import check
-from he_inference.cost import instruction_ms
+from he_inference.cost import DEFAULT_PRICES, Prices, server_ms
 from he_inference.errors import ModelFileError, ParameterError
 from he_inference.layouts.packed import PackedPlan
 from he_inference.network import Network
@@ -55,7 +55,9 @@ class Search:
         values: Sequence[Array],
         batch: Array,
         precision: float,
+        prices: Prices = DEFAULT_PRICES,
     ) -> None:
+        self._prices = prices
         self._network, self._plan, self._degree = network, plan, degree
         self._batch, self._precision = batch[-EXAMPLES:], precision
         powers = powers_needed(plan)
@@ -122,7 +124,7 @@ class Search:
         except MisfitError:
             return inf
         instructions, _ = emit(scales)
-        return sum(instruction_ms(i, self._degree) for i in instructions)
+        return server_ms(instructions, self._degree, self._prices)
 
     def _fitting(self, pattern: tuple[bool, ...], waists: range) -> list[Choice]:
         """For each size of weights the largest waist that fits; raises the last `MisfitError`."""
@@ -162,7 +164,7 @@ class Search:
             input_range=self._network.input_range,
             input_scale=instructions[0].scale,
             gather=self._plan.input.gather,
-            output_slots=_quietest(self._plan, noise),
+            output_slots=_quietest(self._plan, parameters),
             output_scale=instructions[-1].scale,
             keys=_key_plan(instructions),
             response_bits=(whole, whole),
@@ -216,8 +218,9 @@ def _response_bits(parameters: Parameters, noise: NoiseModel, error: float) -> t
     return whole - cuts[0], whole - cuts[1]
 
 
-def _quietest(plan: PackedPlan, noise: NoiseModel) -> npt.NDArray[np.int64]:
-    """Among the copies of each answer, the slot with the least key-switching noise."""
+def _quietest(plan: PackedPlan, parameters: Parameters) -> npt.NDArray[np.int64]:
+    """Among the copies of each answer, the slot where SEAL, too, has little noise."""
+    noise = NoiseModel(parameters, of_seal=True)
     layout = plan.stages[-1].layout
     copies = layout.positions[:, None] + np.arange(0, plan.slots, layout.period)[None, :]
     best = noise.key_switch(1)[copies].argmin(axis=1)

@@ -47,14 +47,17 @@ class Server:
         max_clients: int = MAX_CLIENTS,
         threads: int | None = None,
         device: str = CPU,
+        backend: str = "residues",
     ) -> None:
-        """threads: that evaluate one message; as many as there are processors.
+        """threads: that evaluate one message; as many as there are processors for a batch, one for
+        single queries, which two answer sooner at a little more cost in all.
 
-        device: "cpu", or one of torch's on which batches are evaluated, "cuda". Raises
-        `ServiceError` where it is not there, or where the program's layout cannot use it.
+        device: "cpu", or one of torch's on which batches are evaluated, "cuda". backend: of the
+        packed layout, see `PackedEngine`. Raises `ServiceError` for what is not there, and for
+        what the program's layout cannot use.
         """
         self._program = program if isinstance(program, AnyProgram) else load_program(program)
-        self._engine = _engine(self._program, threads, device)
+        self._engine = _engine(self._program, threads, device, backend)
         self._max_clients = max_clients
         self._clients: OrderedDict[bytes, Any] = OrderedDict()
 
@@ -97,8 +100,8 @@ class Server:
         return keys
 
 
-def _engine(program: AnyProgram, threads: int | None, device: str) -> _Engine:
-    # Each layout loads its own: numba and no SEAL, or SEAL and no numba.
+def _engine(program: AnyProgram, threads: int | None, device: str, backend: str) -> _Engine:
+    # Each layout loads its own.
     if isinstance(program, BatchProgram):
         from he_inference.batch_engine import BatchEngine
 
@@ -111,4 +114,4 @@ def _engine(program: AnyProgram, threads: int | None, device: str) -> _Engine:
         return CoefficientEngine(program, threads=threads)
     from he_inference.packed_engine import PackedEngine
 
-    return PackedEngine(program)
+    return PackedEngine(program, threads=threads, backend=backend)

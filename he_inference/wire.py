@@ -16,6 +16,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -313,26 +314,38 @@ class Reader:
         return part
 
 
+class _Lanes(NamedTuple):
+    """Where 64 values of so many bits lie in as many 64-bit words as they have bits.
+
+    word, shift: (64,), where each begins. first: for each word, the first value that begins in it;
+    one does in every word. over: values that go on in the next word.
+    """
+
+    word: npt.NDArray[np.intp]
+    shift: Residues
+    first: npt.NDArray[np.intp]
+    over: npt.NDArray[np.intp]
+
+
+@cache
+def _lanes(bits: int) -> _Lanes:
+    word, shift = np.divmod(np.arange(64) * bits, 64)
+    first = np.searchsorted(word, np.arange(bits))
+    return _Lanes(word, shift.astype(np.uint64), first, np.flatnonzero(shift + bits > 64))
+
+
 def pack(values: Residues, bits: int) -> bytes:
     """Values below 2^bits, as many as a multiple of 64, → bits/8 bytes each, little-endian."""
-    lanes = values.reshape(-1, 64)
-    words = np.zeros((len(lanes), bits), dtype="<u8")
-    for lane in range(64):
-        word, shift = divmod(lane * bits, 64)
-        words[:, word] |= lanes[:, lane] << np.uint64(shift)
-        if shift + bits > 64:
-            words[:, word + 1] |= lanes[:, lane] >> np.uint64(64 - shift)
-    return words.tobytes()
+    lanes, at = values.reshape(-1, 64), _lanes(bits)
+    words = np.bitwise_or.reduceat(lanes << at.shift, at.first, axis=1)
+    words[:, at.word[at.over] + 1] |= lanes[:, at.over] >> (np.uint64(64) - at.shift[at.over])
+    return words.astype("<u8", copy=False).tobytes()
 
 
 def unpack(data: bytes | memoryview, bits: int) -> Residues:
     """The reverse of `pack`."""
-    words = np.frombuffer(data, dtype="<u8").reshape(-1, bits)
-    lanes = np.empty((len(words), 64), dtype=np.uint64)
-    for lane in range(64):
-        word, shift = divmod(lane * bits, 64)
-        lanes[:, lane] = words[:, word] >> np.uint64(shift)
-        if shift + bits > 64:
-            lanes[:, lane] |= words[:, word + 1] << np.uint64(64 - shift)
+    words, at = np.frombuffer(data, dtype="<u8").reshape(-1, bits), _lanes(bits)
+    lanes = words[:, at.word] >> at.shift
+    lanes[:, at.over] |= words[:, at.word[at.over] + 1] << (np.uint64(64) - at.shift[at.over])
     lanes &= np.uint64((1 << bits) - 1)
     return lanes.reshape(-1)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,21 @@ import pytest
 from typer.testing import CliRunner
 
 import he_inference
-from benchmarks import bench_query, measure, peer_environment, published, readme, tutorial
+from benchmarks import (
+    bench_points,
+    bench_query,
+    measure,
+    peer_environment,
+    published,
+    readme,
+    tutorial,
+)
 from benchmarks.__main__ import BENCHMARKS, app
 from benchmarks.measure import Span, Summary
 from benchmarks.peers.protocol import Array, System, Weights, serve
 from benchmarks.report import NOTHING, markdown
 from benchmarks.system_process import PROJECT, AnswerError, SystemProcess
+from he_inference.processors import processors
 from workloads.datasets import mnist_sample
 
 KEY_BYTES = 1234
@@ -273,7 +283,7 @@ def test_the_command_line_lists_and_refuses(tmp_path: Path) -> None:
 
 
 def test_a_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = bench_query.Plan(rounds=1, queries=2, memory_queries=1, full_test_set=False)
+    small = bench_query.Plan(1, 2, core_rounds=2, memory_queries=1, full_test_set=False)
     monkeypatch.setattr(bench_query.Plan, "quick", classmethod(lambda *_: small))
     network = he_inference.from_torch(
         tutorial.module(tutorial.weights()), np.zeros((1, 1, 28, 28), np.float32)
@@ -289,12 +299,46 @@ def test_a_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     rows = list(measure.read_rows(path))
     assert [row["reason"] for row in rows if row["kind"] == "failure"] == []
     assert rows[0]["kind"] == "environment"
-    for kind, queries in (("tutorial", 1), ("mnist", 2)):
-        (row,) = (row for row in rows if row["kind"] == kind)
+    for kind, queries, systems in (("tutorial", 1, 2), ("mnist", 2, 1)):
+        row, *others = (row for row in rows if row["kind"] == kind)
+        assert len(others) == systems - 1
         assert row["source"] == measure.OURS
         assert row["labels_equal"] == row["queries"] == queries
         assert row["security_bits"] >= 128
     assert row["server_peak_bytes"] >= row["server_start_bytes"] > 0
+    cores = [row for row in rows if row["kind"] == "cores"]
+    assert len(cores) == 2 * (processors() > 1) and all(row["speed_up"] > 0 for row in cores)
+
+
+def test_points_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = tuple(task for task in bench_points.TASKS if "10" in task.name.split())
+    monkeypatch.setattr(bench_points, "TASKS", tasks)
+    path = tmp_path / "points.jsonl"
+    arguments = ["run", "points", "--quick", "--queries", "2", "--output", str(path)]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 0, found.output
+    environment, *points = measure.read_rows(path)
+    assert environment["benchmark"] == "points"
+    assert [(row["layout"], row["response"]) for row in points] == [
+        (service.layout, service.response) for task in tasks for service in task.services
+    ]
+    for row in points:
+        assert row["labels_equal"] == row["queries"] == 2
+        assert row["security_bits"] >= 128
+        assert row["server_peak_bytes"] >= row["server_start_bytes"] > 0
+        assert "accuracy_percent" not in row
+        assert row["modulus_bits"] <= sum(row["prime_bits"])
+        assert f"| {row['network']} | {row['layout']} | {row['response']} |" in found.output
+
+
+def test_a_service_that_does_not_compile_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = bench_points.TASKS[-1]
+    services = (bench_points.Service("packed", "private"),)
+    monkeypatch.setattr(bench_points, "TASKS", (replace(task, services=services),))
+    rows: list[measure.Row] = []
+    bench_points.run(2, 1, False, rows.append, lambda *_: None)
+    assert [row["kind"] for row in rows] == ["environment", "failure"]
+    assert task.name in rows[1]["system"] and "private" in rows[1]["reason"]
 
 
 if __name__ == "__main__":

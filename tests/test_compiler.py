@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,15 @@ from he_inference import from_torch
 from he_inference.backend import clear
 from he_inference.checker import check
 from he_inference.compiler import Compiled, compile
-from he_inference.cost import cost, download_bytes, instruction_ms, key_bytes, upload_bytes
+from he_inference.cost import (
+    DEFAULT_PRICES,
+    Prices,
+    cost,
+    download_bytes,
+    key_bytes,
+    server_ms,
+    upload_bytes,
+)
 from he_inference.errors import CompileError, InputError
 from he_inference.network import Network
 from he_inference.nn import Polynomial, Square
@@ -275,12 +283,23 @@ def test_the_cost_counts_bytes_exactly(deep: Party) -> None:
 
 
 def test_the_estimate_prices_every_instruction(deep: Party) -> None:
+    """Each one more costs more, and all of it follows the prices."""
     program = deep.program
-    degree = program.parameters.ring_degree
-    total = sum(instruction_ms(i, degree) for i in program.instructions)
-    assert cost(program).server_ms == deep.compiled.cost.server_ms == total
-    assert all(instruction_ms(i, degree) > 0 for i in program.instructions)
-    assert set(OPERATIONS) >= {i.operation for i in program.instructions}
+    degree, instructions = program.parameters.ring_degree, program.instructions
+    assert cost(program).server_ms == deep.compiled.cost.server_ms
+    assert cost(program).server_ms == server_ms(instructions, degree)
+    dropped = [i for i in instructions if i.operation == "drop"]  # no work at all
+    kinds = {i.operation for i in instructions}
+    assert set(OPERATIONS) >= kinds > {"rotate", "rescale", "add_plain"} and len(dropped) < 9
+    estimates = [server_ms(instructions[:n], degree) for n in range(1, len(instructions) + 1)]
+    assert estimates[0] > 0 and estimates[-1] == cost(program).server_ms
+    doubled = Prices(**{name: 2 * price for name, price in asdict(DEFAULT_PRICES).items()})
+    assert cost(program, doubled).server_ms == pytest.approx(2 * cost(program).server_ms)
+    assert cost(program, doubled).client_ms == pytest.approx(2 * cost(program).client_ms)
+    for name, price in asdict(DEFAULT_PRICES).items():
+        dearer = replace(DEFAULT_PRICES, **{name: 2 * price})
+        total = cost(program, dearer)
+        assert total.server_ms + total.client_ms > cost(program).server_ms + cost(program).client_ms
 
 
 def test_the_summary_names_what_matters(deep: Party) -> None:

@@ -27,7 +27,7 @@ P_VALUE = 1e-9
 WRONG = (1 / 2, 4)
 
 PARAMETERS = ParametersLiteral(4096, (35, 35), 36).resolve()
-MODEL = NoiseModel(PARAMETERS)
+MODEL = NoiseModel(PARAMETERS, of_seal=True)
 DEGREE, SLOTS = PARAMETERS.ring_degree, PARAMETERS.slots
 
 

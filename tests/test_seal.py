@@ -123,7 +123,7 @@ def test_operations(name: str, holder: KeyHolder, keys: KeySet, query: Seeded) -
     made = program(*PROGRAMS[name])
     found = holder.decrypt(Evaluator(made).evaluate(keys, query), made.signature.output_scale)
     expected = clear.evaluate(made, VALUES[None])[0]
-    draws = [clear.simulate(made, VALUES[None], seed)[0] - expected for seed in range(40)]
+    draws = [clear.simulate(made, VALUES[None], n, MODEL)[0] - expected for n in range(40)]
     # Per slot, from 40 draws: the estimate may be 1/√80 off, the worst of 4096 slots 5 times that.
     deviation = np.sqrt(np.mean(np.square(draws), axis=0)) * (1 + 5 / np.sqrt(80))
     limit = laplace_tail(1e-9, SLOTS)
@@ -131,7 +131,7 @@ def test_operations(name: str, holder: KeyHolder, keys: KeySet, query: Seeded) -
     assert np.abs(expected).max() > 1000 * limit * deviation.max()  # the check has teeth
 
 
-MODEL = NoiseModel(PARAMETERS)
+MODEL = NoiseModel(PARAMETERS, of_seal=True)
 SECOND_MOMENTS: dict[str, Array] = {
     "nothing": np.full(SLOTS, MODEL.fresh),
     "rotate back": MODEL.fresh + MODEL.key_switch(3),
@@ -160,7 +160,9 @@ def test_simulation_adds_what_the_model_says(name: str) -> None:
     deviations of the mean.
     """
     made = PROGRAMS_OF_ONE[name]
-    draws = np.concatenate([clear.simulate(made, np.zeros((1, SLOTS)), s) for s in range(40)])
+    draws = np.concatenate(
+        [clear.simulate(made, np.zeros((1, SLOTS)), s, MODEL) for s in range(40)]
+    )
     means = (np.square(draws * made.signature.output_scale) / SECOND_MOMENTS[name]).mean(axis=0)
     assert abs(means.mean() - 1) < 6 * np.sqrt(105 / 9 / draws.size)
     assert means.max() < 5  # no slot is left out: 40 normal squares average 5 once in 10³⁰ times

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from he_inference import from_torch, load_network
 from he_inference.nn import Polynomial
+from workloads import training
 from workloads.datasets import Dataset, Splits, mnist_sample
 from workloads.fitting import FittingError, Recipe, accuracy, fit, fitting_progress, hold_vertices
+from workloads.models import MNIST_CNN, MNIST_DEEP
 from workloads.networks import ARCHITECTURES, mnist_cnn
-from workloads.training import PLANS, train_mnist
+from workloads.training import PLANS, shipped, train_mnist
 
 SAMPLE = mnist_sample()
 SMALL = Recipe(batch=50, learning_rate=0.02)
@@ -193,6 +197,36 @@ def test_train_mnist_repeats_with_its_seed_and_needs_no_teacher() -> None:
     assert torch.equal(weights(first[0]), weights(again[0]))
     assert not torch.equal(weights(first[0]), weights(other[0]))
     assert first[1].teacher_accuracy is None
+
+
+def test_a_shipped_network_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = Splits(train=SAMPLE, test=SAMPLE)
+    plan = replace(PLANS["mnist-quadratic"], recipe=SMALL)
+    monkeypatch.setattr(training, "PLANS", {"mnist-quadratic": plan})
+    network, result = train_mnist("mnist-quadratic", epochs=1, data=splits)
+    assert plan.shipped_teacher is not None and result.teacher_accuracy == 1
+    alone, result = train_mnist("mnist-quadratic", epochs=1, teacher_epochs=0, data=splits)
+    assert result.teacher_accuracy is None and not torch.equal(weights(network), weights(alone))
+
+
+@pytest.mark.parametrize("path", [MNIST_CNN, MNIST_DEEP])
+def test_a_shipped_network_answers_as_it_does(path: Path) -> None:
+    expected = load_network(path).evaluate(SAMPLE.images)
+    with torch.no_grad():
+        found = shipped(path)(torch.from_numpy(SAMPLE.images)).numpy()
+    # float32 sums of up to 1024 products, whose parts are hardly larger than the answers.
+    assert np.abs(found - expected).max() < 1024 * 2.0**-24 * np.abs(expected).max()
+
+
+def test_a_network_with_branches_is_no_teacher(tmp_path: Path) -> None:
+    class Doubled(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            flat = torch.flatten(images, 1)
+            return flat + flat
+
+    from_torch(Doubled(), SAMPLE.images[:2]).save(tmp_path / "network")
+    with pytest.raises(FittingError, match="expected layers one after the other"):
+        shipped(tmp_path / "network")
 
 
 def test_train_mnist_refuses_what_it_does_not_know() -> None:

@@ -10,16 +10,26 @@ import pytest
 import torch
 from torch import nn
 
-from he_inference import load_network
+from he_inference import from_torch, load_network
+from he_inference.affine import affine_stages
+from he_inference.expansion import expand
 from he_inference.nn import Polynomial, Square
 from he_inference.nodes import Activation
 from workloads.datasets import mnist_sample
-from workloads.models import CRYPTONETS, MNIST_CNN, MNIST_DEEP
+from workloads.models import (
+    CRYPTONETS,
+    MNIST_CNN,
+    MNIST_DEEP,
+    MNIST_QUADRATIC,
+    MNIST_QUADRATIC_WIDE,
+)
 from workloads.networks import (
     ARCHITECTURES,
     cryptonets,
     mnist_cnn,
     mnist_deep,
+    mnist_quadratic,
+    mnist_quadratic_wide,
     relu_teacher,
     tutorial_cnn,
 )
@@ -32,9 +42,10 @@ def test_images_to_logits(make: Callable[[], nn.Sequential]) -> None:
     assert make()(torch.rand(3, 1, 28, 28)).shape == (3, 10)
 
 
-@pytest.mark.parametrize("make", [mnist_cnn, mnist_deep, tutorial_cnn, cryptonets])
-def test_served_networks_are_polynomial(make: Callable[[], nn.Sequential]) -> None:
-    assert all(isinstance(module, (*POLYNOMIAL, Polynomial, Square)) for module in make())
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "relu-teacher"])
+def test_served_networks_are_polynomial(name: str) -> None:
+    network = ARCHITECTURES[name]()
+    assert all(isinstance(module, (*POLYNOMIAL, Polynomial, Square)) for module in network)
 
 
 @pytest.mark.parametrize("kernel", [7, 8])
@@ -56,6 +67,8 @@ def test_mnist_deep_has_64_positions_then_16() -> None:
     [
         (mnist_cnn, [nn.BatchNorm2d, nn.BatchNorm1d]),
         (mnist_deep, [nn.BatchNorm2d, nn.BatchNorm2d, nn.BatchNorm1d]),
+        (mnist_quadratic, [nn.BatchNorm2d]),
+        (mnist_quadratic_wide, [nn.BatchNorm2d]),
     ],
 )
 def test_a_batchnorm_precedes_every_quadratic(
@@ -78,6 +91,31 @@ def test_mnist_deep_refuses(arguments: dict[str, Any]) -> None:
         mnist_deep(**arguments)
 
 
+@pytest.mark.parametrize("arguments", [{"maps": 0}, {"kernel": 0}, {"margin": -1}, {"margin": 13}])
+def test_mnist_quadratic_refuses(arguments: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="Expected maps="):
+        mnist_quadratic(**arguments)
+
+
+@pytest.mark.parametrize(("kernel", "margin"), [(4, 3), (5, 2), (1, 0), (2, 9)])
+def test_mnist_quadratic_multiplies_pixels_that_share_a_window(kernel: int, margin: int) -> None:
+    """However many the maps: each pixel inside the margin, and each pair within a window, once."""
+    side = 28 - 2 * margin
+    reach = kernel - 1
+    pairs = sum(
+        (side - down) * (side - abs(across))
+        for down in range(kernel)
+        for across in range(-reach, kernel)
+        if (down, across) >= (0, 0)
+    )
+    for maps in (kernel**2 * (kernel**2 + 1) // 2, 2 * kernel**4):
+        torch.manual_seed(maps)
+        module = mnist_quadratic(maps, kernel, margin).eval()
+        network = from_torch(module, mnist_sample().images[:2])
+        stages = affine_stages(network, [1e9] * len(network.nodes))
+        assert len(expand(stages).monomials) == side**2 + pairs
+
+
 def test_cryptonets_has_845_features() -> None:
     assert cryptonets()[:4](torch.rand(1, 1, 28, 28)).shape == (1, 845)
 
@@ -91,7 +129,14 @@ def test_the_teacher_is_not_polynomial() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "right", "squares"), [(MNIST_CNN, 300, 2), (MNIST_DEEP, 299, 3), (CRYPTONETS, 300, 2)]
+    ("path", "right", "squares"),
+    [
+        (MNIST_CNN, 300, 2),
+        (MNIST_DEEP, 299, 3),
+        (CRYPTONETS, 300, 2),
+        (MNIST_QUADRATIC, 300, 1),
+        (MNIST_QUADRATIC_WIDE, 300, 1),
+    ],
 )
 def test_shipped_networks_know_the_sample(path: Path, right: int, squares: int) -> None:
     network, sample = load_network(path), mnist_sample()

@@ -71,6 +71,38 @@ def mnist_deep(maps: tuple[int, int] = (16, 40), hidden: int = 64) -> nn.Sequent
     )
 
 
+def mnist_quadratic(maps: int = 24, kernel: int = 4, margin: int = 3) -> nn.Sequential:
+    """Convolution, quadratic, dense: a quadratic form in pixels that lie within one window.
+
+    Whoever multiplies pixels before encrypting them makes it a linear form in their products. What
+    that costs grows with the number of different products alone, not with the maps: so windows are
+    small, move by one pixel, and the margin of the image, where hardly any digit reaches, is left
+    out. A window of 4x4 gives 25 products for every pixel, which as many maps span.
+
+    Raises:
+        ValueError: maps or kernel is below one, margin is negative, or no position is left.
+    """
+    side = 28 - 2 * margin - kernel + 1
+    if maps < 1 or kernel < 1 or margin < 0 or side < 1:
+        raise ValueError(
+            f"Expected maps={maps} >= 1, kernel={kernel} >= 1 and margin={margin} >= 0, which "
+            f"leave {28 - kernel + 1} - 2 * margin >= 1 positions a side"
+        )
+    return nn.Sequential(
+        nn.ZeroPad2d(-margin),
+        nn.Conv2d(1, maps, kernel),
+        nn.BatchNorm2d(maps, affine=False),
+        Polynomial.quadratic(maps),
+        nn.Flatten(),
+        nn.Linear(maps * side * side, CLASSES),
+    )
+
+
+def mnist_quadratic_wide() -> nn.Sequential:
+    """The same with windows of 5x5: 41 products for every pixel."""
+    return mnist_quadratic(kernel=5, margin=2)
+
+
 def tutorial_cnn() -> nn.Sequential:
     """The network of TenSEAL's tutorial 4, "Encrypted Convolution on MNIST", with bare squares."""
     return nn.Sequential(
@@ -125,6 +157,8 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Sequential]] = MappingProxyType(
         "tutorial-cnn": tutorial_cnn,
         "cryptonets": cryptonets,
         "mnist-deep": mnist_deep,
+        "mnist-quadratic": mnist_quadratic,
+        "mnist-quadratic-wide": mnist_quadratic_wide,
         "relu-teacher": relu_teacher,
     }
 )

@@ -5,14 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from rich.progress import Progress
 from torch import nn
 
+from he_inference.network import load_network
+from he_inference.nn import Polynomial
+from he_inference.nodes import Activation, Array, Conv2d, Flatten, Linear, Node, ScaleShift
+from workloads.augmentation import Distortion
 from workloads.datasets import Splits, mnist
 from workloads.fitting import FittingError, Recipe, accuracy, fit
+from workloads.models import MNIST_CNN
 from workloads.networks import ARCHITECTURES
 
 
@@ -40,14 +47,28 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `train_mnist` does by default for one architecture; zero teacher epochs: no teacher."""
+    """What `train_mnist` does by default for one architecture.
+
+    Attributes:
+        epochs: passes through the training images.
+        teacher_epochs: of a teacher that is trained first; zero for none.
+        shipped_teacher: a trained network in `models` that is the teacher instead.
+        recipe: how the network is trained.
+    """
 
     epochs: int
     teacher_epochs: int = 0
+    shipped_teacher: Path | None = None
     recipe: Recipe = field(default_factory=Recipe)
 
 
 TEACHER = "relu-teacher"
+
+FIXED_PLACES = Recipe(
+    distortion=Distortion(degrees=10.0, scaling=0.1, shear=0.1, shift=0.06, warp=0.04)
+)
+"""For networks with nothing but a dense layer behind their first squares: they cannot follow digits
+that move far."""
 
 PLANS: Mapping[str, Plan] = MappingProxyType(
     {
@@ -55,6 +76,8 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
         "tutorial-cnn": Plan(epochs=30),
         "cryptonets": Plan(epochs=30),
         "mnist-deep": Plan(epochs=60, teacher_epochs=14, recipe=Recipe(learning_rate=8e-3)),
+        "mnist-quadratic": Plan(epochs=8, shipped_teacher=MNIST_CNN, recipe=FIXED_PLACES),
+        "mnist-quadratic-wide": Plan(epochs=8, shipped_teacher=MNIST_CNN, recipe=FIXED_PLACES),
         TEACHER: Plan(epochs=14, recipe=Recipe(learning_rate=3e-3)),
     }
 )
@@ -80,7 +103,7 @@ def train_mnist(
         epochs: passes through the training images; the architecture's plan where None.
         seed: decides initial weights, order and distortions.
         data: `datasets.mnist()` where None.
-        teacher: a trained network to learn from; one is trained where None.
+        teacher: a trained network to learn from; the plan's, shipped or trained, where None.
         teacher_epochs: how long, where one is trained; the plan's where None; 0 for no teacher.
         progress: as `fitting_progress` makes; nothing is shown where None.
 
@@ -94,6 +117,8 @@ def train_mnist(
     start = time.perf_counter()
     plan = _plan(architecture)
     data = data or mnist()
+    if teacher is None and teacher_epochs is None and plan.shipped_teacher is not None:
+        teacher = shipped(plan.shipped_teacher)
     teacher_epochs = plan.teacher_epochs if teacher_epochs is None else teacher_epochs
     if teacher is None and teacher_epochs > 0:
         teacher, _ = train_mnist(
@@ -120,6 +145,44 @@ def train_mnist(
         losses=fitted.losses,
         seconds=time.perf_counter() - start,
     )
+
+
+def shipped(path: Path) -> nn.Sequential:
+    """A network of `models` as float32 torch modules, to learn from.
+
+    Raises:
+        FittingError: it is no plain sequence of layers.
+        ModelFileError: it cannot be read.
+    """
+    nodes = load_network(path).nodes[1:]
+    if any(node.sources != (place,) for place, node in enumerate(nodes)):
+        raise FittingError(f"{path}: expected layers one after the other, found branches")
+    return nn.Sequential(*map(_module, nodes)).eval()
+
+
+def _module(node: Node) -> nn.Module:
+    match node:
+        case Conv2d():
+            maps, channels, height, width = node.weight.shape
+            kernel = height, width
+            convolution = nn.Conv2d(channels, maps, kernel, node.stride, node.padding)
+            return _with(convolution, node.weight, node.bias)
+        case Linear():
+            outputs, inputs = node.weight.shape
+            return _with(nn.Linear(inputs, outputs), node.weight, node.bias)
+        case ScaleShift():
+            return Polynomial(np.stack([node.shift, node.scale], axis=1).astype(np.float32))
+        case Activation():
+            return Polynomial(node.coefficients.astype(np.float32))
+        case Flatten():
+            return nn.Flatten()
+    raise FittingError(f"Expected layers of the networks that ship; found {type(node).__name__}")
+
+
+def _with(layer: nn.Conv2d | nn.Linear, weight: Array, bias: Array) -> nn.Module:
+    state = {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+    layer.load_state_dict(state)
+    return layer
 
 
 def _plan(architecture: str) -> Plan:

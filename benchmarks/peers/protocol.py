@@ -4,7 +4,8 @@
     {"command": "query", "image": k}       → times of the three stages, bytes, logits
     end of input                           → the process ends
 
-PATH is an .npz file: the weights of the network and `images`, float64 (count, 28, 28) in [0, 1].
+PATH is an .npz file: the weights of the network and `images`, float64 (count, 28, 28) in [0, 1];
+our own system takes other queries too, (count, ...).
 The stages are timed here and only here, the same way for every system: encrypting to bytes,
 evaluating bytes to bytes, decrypting from bytes. A library's own reading and writing of its
 messages is therefore counted, and what crosses is what is weighed.

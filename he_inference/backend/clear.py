@@ -30,11 +30,13 @@ def evaluate(program: Program, x: Array) -> Array:
     return _in_chunks(program, x, program.vectors, None, np.random.default_rng(0))
 
 
-def simulate(program: Program, x: Array, seed: int) -> Array:
-    """(batch, *input_shape) → (batch, outputs), with the noise that encryption would add."""
-    vectors = rounded_vectors(program)
-    noise = NoiseModel(program.parameters)
-    return _in_chunks(program, x, vectors, noise, np.random.default_rng(seed))
+def simulate(program: Program, x: Array, seed: int, noise: NoiseModel | None = None) -> Array:
+    """(batch, *input_shape) → (batch, outputs), with the noise that encryption would add.
+
+    noise: of the evaluator; our own unless given.
+    """
+    vectors, model = rounded_vectors(program), noise or NoiseModel(program.parameters)
+    return _in_chunks(program, x, vectors, model, np.random.default_rng(seed))
 
 
 def rounded_vectors(program: Program) -> Array:

@@ -276,6 +276,10 @@ class Evaluator:
         }
         self._plains = self._encode_all()
 
+    def keys(self, keys: Sequence[SwitchingKey]) -> KeySet:
+        """Evaluation keys in the order of `KeyPlan.levels`, loaded."""
+        return KeySet(self._parameters, self._program.signature.keys, keys)
+
     def evaluate(self, keys: KeySet, query: Seeded) -> Residues:
         """A fresh query → (2, N) coefficients of the answer modulo the first prime."""
         scale = self._program.signature.input_scale

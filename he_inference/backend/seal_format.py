@@ -76,6 +76,7 @@ def _members(data: bytes) -> bytes:
         )
     if data[5] == 0:
         return data[_HEADER.size :]
+    # SEAL writes a stream, without its length.
     return zstandard.ZstdDecompressor().decompressobj().decompress(data[_HEADER.size :])
 
 

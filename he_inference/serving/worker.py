@@ -1,8 +1,8 @@
 """One worker process, a `Server` in it: both ends of the pipe between.
 
-SEAL holds Python's lock through every call, so threads would not evaluate side by side. It also
-keeps SEAL, whose own readers are not made for hostile bytes, out of the process that faces the
-network: the two exchange nothing but frames of bytes, of which this side bounds the length.
+What evaluates is kept out of the process that faces the network, whichever layout it is: the two
+exchange nothing but frames of bytes, of which this side bounds the length, and Python between two
+kernels in one of them does not hold up the others.
 """
 
 import signal
@@ -94,7 +94,7 @@ def _answer(server: Server, directory: Path, verb: str, payload: bytes) -> tuple
         raise _unknown(server.key_id(payload))
     except MessageError as error:
         return type(error).__name__.encode(), str(error).encode()[:MAX_MESSAGE_BYTES]
-    except Exception as error:  # whatever SEAL throws costs this request, not the worker
+    except Exception as error:  # whatever is raised costs this request, not the worker
         return b"ServiceError", f"the evaluation failed with {type(error).__name__}".encode()
 
 

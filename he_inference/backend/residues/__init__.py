@@ -1,6 +1,13 @@
-"""Exact arithmetic on the residues of ciphertexts: the server of the batched layout.
+"""Exact arithmetic on the residues of ciphertexts: the servers of both layouts.
 
-Every coefficient of every polynomial, in the NTT domain and modulo every prime, is an independent
-small network over Z_p[s]: `schedule` lists its steps, `evaluator` runs them on all cores with
-compiled kernels (numba), `torch_evaluator` on a GPU. No secret and no SEAL in here.
+Batched: every coefficient of every polynomial, in the NTT domain and modulo every prime, is an
+independent small network over Z_p[s]: `schedule` lists its steps, `evaluator` runs them on all
+cores with compiled kernels (numba), `torch_evaluator` on a GPU.
+
+Packed: a program's instructions become tasks on whole rows, polynomials modulo one prime
+(`packed_schedule`), key switching among them (`switching`), which one or more threads work through
+(`row_tasks`, `packed_evaluator`).
+
+No secret of a client and no SEAL in here. numba keeps machine code by the file that a compiled
+function is in: who changes what `transforms` or `vectors` emit must delete `__pycache__`.
 """

@@ -7,6 +7,7 @@ import numpy as np
 
 from he_inference.backend.residues import kernels
 from he_inference.backend.residues.encoding import encode
+from he_inference.backend.residues.memory import aligned
 from he_inference.backend.residues.schedule import check_queries, schedule
 from he_inference.layouts.batched import BatchedPlan
 from he_inference.nodes import Array
@@ -15,7 +16,6 @@ from he_inference.wire import Residues
 
 COEFFICIENTS_A_TASK = 256
 """What a thread takes at a time: eight chunks, whose input lies in the same pages of memory."""
-_CACHE_LINE = 64
 
 
 class ResidueEvaluator:
@@ -34,7 +34,7 @@ class ResidueEvaluator:
         s = self._schedule
         queries = np.empty((s.features, 2, len(s.primes), 0), dtype=np.uint64)
         answers = np.empty((s.outputs, s.components, len(s.primes), 0), dtype=np.uint64)
-        self._run(queries, answers, _aligned(self._code.workspace), 0, 0, 0)
+        self._run(queries, answers, aligned(self._code.workspace), 0, 0, 0)
 
     def evaluate(self, queries: Residues) -> Residues:
         """One batch.
@@ -63,7 +63,7 @@ class ResidueEvaluator:
 
     def _work(self, tasks: Iterator[tuple[int, int]], queries: Residues, answers: Residues) -> None:
         """Take tasks, which all threads share, until none is left."""
-        workspace = _aligned(self._code.workspace)
+        workspace = aligned(self._code.workspace)
         for prime, start in tasks:
             stop = start + COEFFICIENTS_A_TASK
             self._run(queries, answers, workspace, prime, start, stop)
@@ -82,11 +82,3 @@ class ResidueEvaluator:
             code.steps, code.weights, code.indices, self._schedule.constants, queries, answers,
             workspace, prime, modulus, start, stop, kernels.LANES,
         )  # fmt: skip
-
-
-def _aligned(count: int) -> Array:
-    """float64s from the start of a cache line on: half of all vector loads would cross one."""
-    words = _CACHE_LINE // 8
-    memory = np.empty(count + words)
-    start = -(memory.ctypes.data // 8) % words
-    return memory[start : start + count]

@@ -9,11 +9,13 @@ root ψ^rev(m + i). Results are reduced, so that they are SEAL's whatever lies b
 Residues are float64 integers; they lie where the words lay, so there is no workspace. A product
 b·w is exact as h + l (see `kernels`) and its remainder is
 
-    r = h − ⌊h/p⌉·p + l,   |r| ≤ p/2 + 2⁻⁵³·|b|·p < 0.51·p   for |w| ≤ p/2, |b| ≤ 18·p, p < 2⁴²
+    r = h − ⌊h/p⌉·p + l,   |r| ≤ p/2 + 2⁻⁵³·|b|·p       for |w| ≤ p/2, |b| ≤ 22·p, p < 2⁴⁸
 
-Forward, x ± r grows by 0.51·p a stage: below 9·p after 15 of them, and reduced once, at the end.
-Inverse, x + y doubles: every three stages grow from 2.1·p to 17·p at most, in the one row of eight
-that is only ever added to. It is reduced then; the others are sums of at most four remainders.
+which is (1/2 + B/32)·p at most for |b| ≤ B·p. Forward, x ± r grows by that much a stage: from 4·p,
+below 16·p after 15 of them, and is reduced once, at the end. Inverse, x + y doubles: every three
+stages grow from 8/3·p to 22·p at most, in the one row of eight that is only ever added to. It is
+reduced then; the others are sums of at most four remainders of smaller factors, 8/3·p again. All
+stays below 2⁵³, and so exact.
 
 The work is done on eight vectors of eight coefficients, three stages between load and store. In
 the last block of 64 a transposition brings neighbours into the same lane, and a second one back.
@@ -29,9 +31,9 @@ from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from he_inference.backend.residues.memory import aligned
 from he_inference.errors import CompileError, InputError, ParameterError
-from he_inference.layouts.batched import MAX_PRIME_BITS
-from he_inference.parameters import MAX_LOG_MODULUS, is_prime
+from he_inference.parameters import EXACT_PRIME_BITS, MAX_LOG_MODULUS, is_prime
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -40,41 +42,41 @@ Residues = npt.NDArray[np.uint64]
 LANES = 8
 BLOCK = LANES * LANES
 
-_DOUBLE, _INT = ir.DoubleType(), ir.IntType(64)
-_VECTOR, _WORDS = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_INT, LANES)
+DOUBLE, INT = ir.DoubleType(), ir.IntType(64)
+VECTOR, WORDS = ir.VectorType(DOUBLE, LANES), ir.VectorType(INT, LANES)
 _MASK = ir.VectorType(ir.IntType(32), LANES)
-_UNDEFINED = ir.Constant(_VECTOR, ir.Undefined)
+_UNDEFINED = ir.Constant(VECTOR, ir.Undefined)
 _INTEGERS = 2.0**52
 """A float64 from here to its double has an integer below 2⁵² for its mantissa."""
 _NEAREST = 1.5 * 2.0**52
 """Added and subtracted: the nearest integer of anything below 2⁵¹. Cheaper than to ask for it."""
 
-_intrinsic: Callable[..., Any] = intrinsic
+inline: Callable[..., Any] = intrinsic
 """Its own type says that what it makes is never called from Python."""
 
 
-def _all(value: float) -> Any:
-    return ir.Constant(_VECTOR, [value] * LANES)
+def every(value: float) -> Any:
+    return ir.Constant(VECTOR, [value] * LANES)
 
 
 def _words(value: int) -> Any:
-    return ir.Constant(_WORDS, [value] * LANES)
+    return ir.Constant(WORDS, [value] * LANES)
 
 
-class _Emitter:
+class Emitter:
     """Emits arithmetic modulo p on vectors, and stages on lists of them."""
 
     def __init__(self, builder: Any, p: Any, reciprocal: Any) -> None:
         self.builder = builder
-        self.p, self.reciprocal = self._broadcast(p), self._broadcast(reciprocal)
+        self.p, self.reciprocal = self.broadcast(p), self.broadcast(reciprocal)
 
-    def _broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         b = self.builder
         vector = b.insert_element(_UNDEFINED, value, ir.IntType(32)(0))
         return b.shuffle_vector(vector, _UNDEFINED, ir.Constant(_MASK, [0] * LANES))
 
     def _fma(self, x: Any, y: Any, z: Any) -> Any:
-        signature = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        signature = ir.FunctionType(VECTOR, [VECTOR] * 3)
         declare: Callable[..., Any] = cgutils.get_or_insert_function
         function = declare(self.builder.module, signature, f"llvm.fma.v{LANES}f64")
         return self.builder.call(function, [x, y, z])
@@ -82,10 +84,22 @@ class _Emitter:
     def reduce(self, x: Any) -> Any:
         """x modulo p, within p/2 of zero."""
         b = self.builder
-        quotient = b.fsub(self._fma(x, self.reciprocal, _all(_NEAREST)), _all(_NEAREST))
+        quotient = b.fsub(self._fma(x, self.reciprocal, every(_NEAREST)), every(_NEAREST))
         return self._fma(b.fneg(quotient), self.p, x)
 
-    def _product(self, x: Any, w: Any) -> Any:
+    def positive(self, x: Any) -> Any:
+        """x in (−p, p) → the same residue in [0, p)."""
+        b = self.builder
+        return b.select(b.fcmp_ordered("<", x, every(0.0)), b.fadd(x, self.p), x)
+
+    def nearest(self, x: Any) -> Any:
+        """x in (−p, p) → the same residue in (−p/2, p/2)."""
+        b = self.builder
+        half = b.fmul(self.p, every(0.5))
+        x = b.select(b.fcmp_ordered("<", half, x), b.fsub(x, self.p), x)
+        return b.select(b.fcmp_ordered("<", x, b.fneg(half)), b.fadd(x, self.p), x)
+
+    def product(self, x: Any, w: Any) -> Any:
         high = self.builder.fmul(x, w)
         low = self._fma(x, w, self.builder.fneg(high))
         return self.builder.fadd(self.reduce(high), low)
@@ -95,7 +109,7 @@ class _Emitter:
         b, half = self.builder, len(x) // 2
         while half:
             for i, j, group in _pairs(len(x), half):
-                r = self._product(x[j], roots[group])
+                r = self.product(x[j], roots[group])
                 x[i], x[j] = b.fadd(x[i], r), b.fsub(x[i], r)
             half //= 2
 
@@ -106,8 +120,8 @@ class _Emitter:
             for i, j, group in _pairs(len(x), half):
                 total, difference = b.fadd(x[i], x[j]), b.fsub(x[i], x[j])
                 last = scale is not None and 2 * half == len(x)
-                x[i] = self._product(total, scale) if last else total
-                x[j] = self._product(difference, roots[group])
+                x[i] = self.product(total, scale) if last else total
+                x[j] = self.product(difference, roots[group])
             half *= 2
         if scale is None:
             x[0] = self.reduce(x[0])
@@ -129,14 +143,12 @@ class _Emitter:
         """uint64 below 2⁵² → float64; processors before AVX-512 convert nothing else in vectors."""
         b = self.builder
         exponent = int(np.float64(_INTEGERS).view(np.int64))
-        return b.fsub(b.bitcast(b.or_(words, _words(exponent)), _VECTOR), _all(_INTEGERS))
+        return b.fsub(b.bitcast(b.or_(words, _words(exponent)), VECTOR), every(_INTEGERS))
 
     def words(self, x: Any) -> Any:
         """float64 in (−p, p) → uint64 in [0, p)."""
         b = self.builder
-        negative = b.fcmp_ordered("<", x, _all(0.0))
-        positive = b.select(negative, b.fadd(x, self.p), x)
-        bits = b.bitcast(b.fadd(positive, _all(_INTEGERS)), _WORDS)
+        bits = b.bitcast(b.fadd(self.positive(x), every(_INTEGERS)), WORDS)
         return b.and_(bits, _words((1 << 52) - 1))
 
     def load(self, kind: Any, at: Any, stride: Any, rows: int) -> list[Any]:
@@ -150,7 +162,7 @@ class _Emitter:
 
     def _rows(self, kind: Any, at: Any, stride: Any, rows: int) -> list[Any]:
         b = self.builder
-        offsets = [b.mul(stride, _INT(row)) for row in range(rows)]
+        offsets = [b.mul(stride, INT(row)) for row in range(rows)]
         return [b.inttoptr(b.add(at, offset), kind.as_pointer()) for offset in offsets]
 
     def roots(self, table: Any, group: Any, rows: int) -> list[Any]:
@@ -158,8 +170,8 @@ class _Emitter:
         b = self.builder
         found, count = [], 1
         while count < rows:
-            first = b.add(table, b.mul(group, _INT(8 * count)))
-            found += [self._broadcast(word) for word in self.load(_DOUBLE, first, _INT(8), count)]
+            first = b.add(table, b.mul(group, INT(8 * count)))
+            found += [self.broadcast(word) for word in self.load(DOUBLE, first, INT(8), count)]
             count *= 2
         return found
 
@@ -179,75 +191,75 @@ def _kernel(emit: Callable[..., None]) -> Any:
     def kernel(typing: Any, at: Any, other: Any, table: Any, group: Any, p: Any, r: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             *integers, p, reciprocal = arguments
-            emit(_Emitter(builder, p, reciprocal), *integers)
+            emit(Emitter(builder, p, reciprocal), *integers)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 4, *[types.float64] * 2), generate
 
-    return _intrinsic(kernel)
+    return inline(kernel)
 
 
-def _forward_first(e: _Emitter, at: Any, stride: Any, table: Any, group: Any) -> None:
-    x = [e.floats(words) for words in e.load(_WORDS, at, stride, 8)]
+def _forward_first(e: Emitter, at: Any, stride: Any, table: Any, group: Any) -> None:
+    x = [e.floats(words) for words in e.load(WORDS, at, stride, 8)]
     e.forward(x, e.roots(table, group, 8))
-    e.store(_VECTOR, x, at, stride)
+    e.store(VECTOR, x, at, stride)
 
 
 def _forward_rows(rows: int) -> Callable[..., None]:
-    def emit(e: _Emitter, at: Any, stride: Any, table: Any, group: Any) -> None:
-        x = e.load(_VECTOR, at, stride, rows)
+    def emit(e: Emitter, at: Any, stride: Any, table: Any, group: Any) -> None:
+        x = e.load(VECTOR, at, stride, rows)
         e.forward(x, e.roots(table, group, rows))
-        e.store(_VECTOR, x, at, stride)
+        e.store(VECTOR, x, at, stride)
 
     return emit
 
 
-def _forward_block(e: _Emitter, at: Any, lanes: Any, table: Any, group: Any) -> None:
-    line = _INT(8 * LANES)
-    x = e.load(_VECTOR, at, line, 8)
+def _forward_block(e: Emitter, at: Any, lanes: Any, table: Any, group: Any) -> None:
+    line = INT(8 * LANES)
+    x = e.load(VECTOR, at, line, 8)
     e.forward(x, e.roots(table, group, 8))
     e.transpose(x)
-    e.forward(x, e.load(_VECTOR, lanes, line, 7))
+    e.forward(x, e.load(VECTOR, lanes, line, 7))
     e.transpose(x)
-    e.store(_WORDS, [e.words(e.reduce(row)) for row in x], at, line)
+    e.store(WORDS, [e.words(e.reduce(row)) for row in x], at, line)
 
 
-def _inverse_block(e: _Emitter, at: Any, lanes: Any, table: Any, group: Any) -> None:
-    line = _INT(8 * LANES)
-    x = [e.floats(words) for words in e.load(_WORDS, at, line, 8)]
+def _inverse_block(e: Emitter, at: Any, lanes: Any, table: Any, group: Any) -> None:
+    line = INT(8 * LANES)
+    x = [e.floats(words) for words in e.load(WORDS, at, line, 8)]
     e.transpose(x)
-    e.inverse(x, e.load(_VECTOR, lanes, line, 7))
+    e.inverse(x, e.load(VECTOR, lanes, line, 7))
     e.transpose(x)
     e.inverse(x, e.roots(table, group, 8))
-    e.store(_VECTOR, x, at, line)
+    e.store(VECTOR, x, at, line)
 
 
 def _inverse_rows(rows: int) -> Callable[..., None]:
-    def emit(e: _Emitter, at: Any, stride: Any, table: Any, group: Any) -> None:
-        x = e.load(_VECTOR, at, stride, rows)
+    def emit(e: Emitter, at: Any, stride: Any, table: Any, group: Any) -> None:
+        x = e.load(VECTOR, at, stride, rows)
         e.inverse(x, e.roots(table, group, rows))
-        e.store(_VECTOR, x, at, stride)
+        e.store(VECTOR, x, at, stride)
 
     return emit
 
 
-def _inverse_last(e: _Emitter, at: Any, stride: Any, table: Any, group: Any) -> None:
-    x = e.load(_VECTOR, at, stride, 8)
-    scale = e.roots(table, _INT(0), 2)[0]
+def _inverse_last(e: Emitter, at: Any, stride: Any, table: Any, group: Any) -> None:
+    x = e.load(VECTOR, at, stride, 8)
+    scale = e.roots(table, INT(0), 2)[0]
     e.inverse(x, e.roots(table, group, 8), scale)
-    e.store(_WORDS, [e.words(row) for row in x], at, stride)
+    e.store(WORDS, [e.words(e.reduce(row)) for row in x], at, stride)
 
 
-_forward_first8, _forward8, _forward4, _forward64 = (
+_forward_first8, forward8, forward4, _forward64 = (
     _kernel(emit) for emit in (_forward_first, _forward_rows(8), _forward_rows(4), _forward_block)
 )
-_inverse64, _inverse8, _inverse4, _inverse_last8 = (
+_inverse64, inverse8, inverse4, _inverse_last8 = (
     _kernel(emit) for emit in (_inverse_block, _inverse_rows(8), _inverse_rows(4), _inverse_last)
 )
 
 
 @njit(nogil=True, cache=True)
-def _rows_of(groups):  # type: ignore[no-untyped-def]
+def rows_of(groups):  # type: ignore[no-untyped-def]
     """Rows of a pass, where so many groups are to be multiplied: 8 as often as 4s can fill up."""
     return 4 if groups == 4 or groups == 16 else 8
 
@@ -261,15 +273,15 @@ def forward_row(row, table, p):  # type: ignore[no-untyped-def]
         _forward_first8(at + 8 * lane, n, roots, 1, p, reciprocal)
     groups = 8
     while groups < n // BLOCK:
-        rows = _rows_of(n // BLOCK // groups)
+        rows = rows_of(n // BLOCK // groups)
         size = n // groups
         gap = size // rows
         for group in range(groups):
             for lane in range(group * size, group * size + gap, LANES):
                 if rows == 8:
-                    _forward8(at + 8 * lane, 8 * gap, roots, groups + group, p, reciprocal)
+                    forward8(at + 8 * lane, 8 * gap, roots, groups + group, p, reciprocal)
                 else:
-                    _forward4(at + 8 * lane, 8 * gap, roots, groups + group, p, reciprocal)
+                    forward4(at + 8 * lane, 8 * gap, roots, groups + group, p, reciprocal)
         groups *= rows
     for group in range(groups):
         lanes = roots + 8 * (n // 8 + 7 * LANES * group)
@@ -287,15 +299,15 @@ def inverse_row(row, table, p):  # type: ignore[no-untyped-def]
         _inverse64(at + 8 * BLOCK * group, lanes, roots, groups + group, p, reciprocal)
     while groups > 8:
         gap = n // groups
-        rows = _rows_of(groups // 8)
+        rows = rows_of(groups // 8)
         groups //= rows
         size = n // groups
         for group in range(groups):
             for lane in range(group * size, group * size + gap, LANES):
                 if rows == 8:
-                    _inverse8(at + 8 * lane, 8 * gap, roots, groups + group, p, reciprocal)
+                    inverse8(at + 8 * lane, 8 * gap, roots, groups + group, p, reciprocal)
                 else:
-                    _inverse4(at + 8 * lane, 8 * gap, roots, groups + group, p, reciprocal)
+                    inverse4(at + 8 * lane, 8 * gap, roots, groups + group, p, reciprocal)
     for lane in range(0, n // 8, LANES):
         _inverse_last8(at + 8 * lane, n, roots, 1, p, reciprocal)
 
@@ -364,10 +376,10 @@ def _check(degree: int, primes: Sequence[int]) -> None:
             f"{', '.join(map(str, MAX_LOG_MODULUS))}"
         )
     for prime in primes:
-        if prime.bit_length() > MAX_PRIME_BITS:
+        if prime.bit_length() > EXACT_PRIME_BITS:
             raise CompileError(
                 f"prime {prime} has {prime.bit_length()} bits: transforms are exact up to "
-                f"{MAX_PRIME_BITS}"
+                f"{EXACT_PRIME_BITS}"
             )
         if prime % (2 * degree) != 1 or not is_prime(prime):
             raise ParameterError(f"{prime} is not a prime congruent to 1 modulo {2 * degree}")
@@ -410,7 +422,7 @@ def _inverse_roots(degree: int, powers: Sequence[int], prime: int) -> Integers:
 
 def _tables(degree: int, roots: Sequence[Integers], primes: Sequence[int]) -> Floats:
     """Residues in [0, p) → roots and their lanes, within p/2 of zero, read-only."""
-    tables = np.empty((len(primes), degree))
+    tables = aligned(len(primes), degree)
     for table, row, prime in zip(tables, roots, primes, strict=True):
         centred = np.where(row > prime // 2, row - prime, row)
         table[: degree // 8] = centred[: degree // 8]
