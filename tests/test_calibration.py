@@ -19,24 +19,39 @@ from hypothesis import strategies as st
 from he_inference import calibration
 from he_inference.calibration import MAX_AGE_DAYS, Machine, calibrated
 from he_inference.coefficient_program import CoefficientProgram
-from he_inference.prices import USUAL, CoefficientPrices
+from he_inference.cost import Prices
+from he_inference.prices import CoefficientPrices, MachinePrices
 
 NOW, DAY = 1.8e9, 86_400.0
-KEPT = CoefficientPrices(*(np.arange(1, 10) / 7).tolist())
-ANEW = replace(KEPT, ask=99.0)
+KEPT = MachinePrices(CoefficientPrices(*(np.arange(1, 10) / 7).tolist()), Prices(row=0.7))
+ANEW = replace(KEPT, packed=Prices(row=99.0))
 
 
 @pytest.fixture
-def measurements(monkeypatch: pytest.MonkeyPatch) -> list[CoefficientPrices]:
+def measurements(monkeypatch: pytest.MonkeyPatch) -> list[MachinePrices]:
     """What was measured, which is what another test measures; here it is the same each time."""
-    made: list[CoefficientPrices] = []
+    made: list[MachinePrices] = []
 
-    def measured() -> CoefficientPrices:
+    def measured() -> MachinePrices:
         made.append(ANEW)
         return ANEW
 
     monkeypatch.setattr(calibration, "measured", measured)
     return made
+
+
+PARTS = ("coefficients", "packed")
+PRICED = (("coefficients", "product"), ("packed", "slot"))
+
+
+def _with(part: str, name: str, value: Any) -> dict[str, Any]:
+    whole = asdict(KEPT)
+    return {**whole, part: {**whole[part], name: value}}
+
+
+def _without(part: str, name: str) -> dict[str, Any]:
+    whole = asdict(KEPT)
+    return {**whole, part: {k: v for k, v in whole[part].items() if k != name}}
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -91,9 +106,10 @@ def test_what_is_measured_is_kept(tmp_path: Path, measurements: list[Any]) -> No
         {"prices": []},
         {"prices": 5},
         {"prices": {}},
-        *({"prices": {k: v for k, v in asdict(KEPT).items() if k != name}} for name in
-          ("ask", "encrypt", "hide")),
-        *({"prices": {**asdict(KEPT), "product": bad}} for bad in
+        *({"prices": {k: v for k, v in asdict(KEPT).items() if k != part}} for part in PARTS),
+        *({"prices": {**asdict(KEPT), part: bad}} for part in PARTS for bad in (None, 5, [], {})),
+        *({"prices": _without(part, name)} for part, name in PRICED),
+        *({"prices": _with(part, name, bad)} for part, name in PRICED for bad in
           (-1, -1e-9, math.nan, math.inf, -math.inf, None, "x", [], {}, 10**400)),
     ],
     ids=lambda changes: repr(changes)[:60],
@@ -212,10 +228,9 @@ PAID = CoefficientPrices(0.4, 0.7, 0.3, 0.5, 0.45, 0.06, 0.011, 0.07, 0.09)
 def paid(program: CoefficientProgram) -> Any:
     """Timings of a machine whose prices are known; opening an answer is not told from asking."""
     s = program.signature
-    layout, opening = s.layout, replace(PAID, ask=0.1, encrypt=0.0)
+    opening = replace(PAID, ask=0.1, encrypt=0.0)
     return calibration._Timing(
-        s,
-        encrypt=0.3 + PAID.encrypt * layout.queries,
+        encrypt=0.3 + PAID.encrypt * s.layout.queries,
         evaluate=PAID.server_ms(s),
         decrypt=opening.client_ms(s),
     )
@@ -223,22 +238,22 @@ def paid(program: CoefficientProgram) -> Any:
 
 def test_the_programs_that_are_timed_tell_all_prices_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "_timed", paid)
-    found = asdict(calibration.measured())
+    found = asdict(calibration._coefficient_prices())
     for name, value in asdict(PAID).items():
         assert found[name] == pytest.approx(value, rel=1e-6), name
 
 
 def test_real_timings_are_of_some_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured for once, on small programs: numbers that a file may hold."""
-    monkeypatch.setattr(calibration, "SHAPES", ((40, 3), (200, 1)))
-    monkeypatch.setattr(calibration, "REPEATS", 1)
-    prices = calibration.measured()
-    assert CoefficientPrices.from_json(asdict(prices)) == prices
-    assert sum(asdict(prices).values()) > 0
-    assert prices != USUAL
+    monkeypatch.setattr(calibration, "SHAPES", ((40, 3),))
+    monkeypatch.setattr(calibration, "REPEATS", 2)
+    prices = MachinePrices(calibration._coefficient_prices())
+    assert MachinePrices.from_json(asdict(prices)) == prices
+    assert sum(asdict(prices.coefficients).values()) > 0
+    assert prices.coefficients != MachinePrices().coefficients
 
 
-def test_a_median_is_one_of_the_times() -> None:
+def test_a_quick_time_is_of_as_many_rounds() -> None:
     calls: list[int] = []
-    assert calibration._median_ms(lambda: calls.append(1)) >= 0
+    assert calibration._quick_ms(lambda: calls.append(1)) >= 0
     assert len(calls) == calibration.REPEATS

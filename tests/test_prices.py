@@ -12,8 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from he_inference.coefficient_signature import CoefficientSignature
+from he_inference.cost import DEFAULT_PRICES, Prices
 from he_inference.parameters import ParametersLiteral
-from he_inference.prices import REFERENCE_DEGREE, USUAL, CoefficientPrices, relative
+from he_inference.prices import (
+    REFERENCE_DEGREE,
+    USUAL,
+    CoefficientPrices,
+    MachinePrices,
+    relative,
+    scaled,
+)
 from tests.test_coefficient_signature import PLAIN, PRIVATE
 
 NAMES = [field.name for field in fields(CoefficientPrices)]
@@ -64,20 +72,31 @@ def test_a_larger_ring_costs_more() -> None:
 
 @given(st.lists(st.floats(0, 1e6), min_size=len(NAMES), max_size=len(NAMES)))
 def test_prices_are_read_as_written(values: list[float]) -> None:
-    prices = CoefficientPrices(*values)
-    assert CoefficientPrices.from_json(asdict(prices)) == prices
+    prices = MachinePrices(CoefficientPrices(*values), Prices(slot=values[0]))
+    assert MachinePrices.from_json(asdict(prices)) == prices
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("part", "name"), [("coefficients", name) for name in NAMES] + [("packed", "row")]
+)
 @pytest.mark.parametrize("bad", [-1e-9, math.nan, math.inf, -math.inf, "x", None, [], 10**400])
-def test_prices_that_are_none(name: str, bad: Any) -> None:
+def test_prices_that_are_none(part: str, name: str, bad: Any) -> None:
+    whole = asdict(MachinePrices())
     with pytest.raises((ValueError, TypeError, OverflowError)):
-        CoefficientPrices.from_json({**asdict(USUAL), name: bad})
-    missing = {k: v for k, v in asdict(USUAL).items() if k != name}
+        MachinePrices.from_json({**whole, part: {**whole[part], name: bad}})
+    missing = {k: v for k, v in whole[part].items() if k != name}
     with pytest.raises(KeyError, match=name):
-        CoefficientPrices.from_json(missing)
+        MachinePrices.from_json({**whole, part: missing})
 
 
 def test_the_usual_prices_are_sound() -> None:
-    assert CoefficientPrices.from_json(asdict(USUAL)) == USUAL
+    assert MachinePrices.from_json(asdict(MachinePrices())) == MachinePrices()
     assert all(value > 0 for value in asdict(USUAL).values())
+
+
+def test_prices_of_a_slower_machine() -> None:
+    """What the client pays grows by one factor, what the server pays by the other."""
+    found, usual = asdict(scaled(DEFAULT_PRICES, 3.0, 2.0)), asdict(DEFAULT_PRICES)
+    factors = {name: found[name] / usual[name] for name in usual}
+    assert {name for name, factor in factors.items() if factor == 3.0} == {"encrypted", "slot"}
+    assert set(factors.values()) == {2.0, 3.0}
