@@ -122,7 +122,9 @@ def train(
     """
     bits = RandomBits() if bits is None else bits
     arithmetic = choose_arithmetic(options.device)
-    true_count = _checked_count(rows)
+    true_count = rows.checked_count()
+    if not true_count:
+        raise InputError("0 rows: expected at least 1")
     # Under `replace` neighbours have equally many rows: their number is public.
     known = true_count if options.budget.relation == "replace" else options.rows
     public = options.public_features
@@ -146,14 +148,6 @@ def train(
         raise BudgetError("a solver published less than it planned: this is a fault of the solver")
     statement = outline.statement((*counted, *part.plan), part.transform, count, bits.is_secret)
     return PrivateHead(weights.T.copy(), bias, options.classes, statement)
-
-
-def _checked_count(rows: Rows) -> int:
-    """One pass, so that bad rows are found before anything is published."""
-    count = sum(len(labels) for _, labels in rows.chunks())
-    if not count:
-        raise InputError("0 rows: expected at least 1")
-    return count
 
 
 @dataclass(frozen=True)
