@@ -12,7 +12,7 @@ from benchmarks.measure import OURS, Row
 from benchmarks.report import markdown
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
-RESULTS = ("query.jsonl", "batch.jsonl")
+RESULTS = ("query.jsonl", "batch.jsonl", "heads.jsonl")
 """Files of results, each of one run."""
 _SHOWN = ("environment", "tutorial", "mnist", "failure")
 
@@ -26,7 +26,25 @@ def blocks(rows: Iterable[Row]) -> dict[str, str]:
         if row.get("kind") in _SHOWN and row.get("benchmark", "query") == "query"
     ]
     tables = markdown(shown).replace("\n## ", "\n### ")
-    return {"summary": _summary(found), "query": tables, "batch": _batch(found)}
+    return {
+        "summary": _summary(found),
+        "query": tables,
+        "batch": _batch(found),
+        "heads": _heads(found),
+    }
+
+
+def _heads(rows: Iterable[Row]) -> str:
+    found = [row for row in rows if str(row.get("kind")).startswith("head")]
+    growth = [row for row in found if row["kind"] == "head_growth"]
+    tables = markdown(found).replace("## ", "### ")
+    lines = [
+        f"A line explains {100 * row['explained']:.1f} % of how time grows with {row['what']}: "
+        f"{row['seconds_a_million']:.0f} s a million, from {row['sizes'][0]:,} to "
+        f"{row['sizes'][-1]:,}."
+        for row in growth
+    ]
+    return "\n".join([tables, *lines]).rstrip("\n") + "\n"
 
 
 def _batch(rows: Iterable[Row]) -> str:

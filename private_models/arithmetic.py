@@ -64,12 +64,13 @@ class CpuArithmetic:
         return total
 
     def class_sums(self, chunks: Iterable[Chunk], width: int, classes: int) -> Array:
-        total = np.zeros((width, classes))
+        total = np.zeros((classes, width))
         for rows, labels in chunks:
-            onehot = np.zeros((len(labels), classes))
-            onehot[np.arange(len(labels)), labels] = 1
-            total += rows.T @ onehot
-        return total
+            order = np.argsort(labels, kind="stable")
+            present, starts = np.unique(labels[order], return_index=True)
+            if len(present):
+                total[present] += np.add.reduceat(rows[order], starts, axis=0)
+        return np.ascontiguousarray(total.T)
 
     def logistic(self, chunks: Iterable[Chunk], weights: Array) -> tuple[Array, Array]:
         width, classes = weights.shape
