@@ -334,14 +334,16 @@ def _target(
     matrix, names = feature_files.read_features(members), feature_files.read_labels(labels)
     classes = check_classes(np.unique(names))
     known = None if public is None else feature_files.read_features(public)
-    fit = _fit_of(budget, estimator, classes, known)
+    fit = _fit_of(budget, estimator, classes, known, len(matrix))
     rows = ArrayRows(matrix, class_indices(names, classes))
     exact = np.concatenate([chunk for chunk, _ in rows.chunks()])
     return Target(fit, exact, rows.labels, len(classes), 1.0, budget.epsilon, budget.delta,
                   feature_files.picture_shape(members))  # fmt: skip
 
 
-def _fit_of(budget: Budget, estimator: str, classes: Any, public: Any) -> Fit:
+def _fit_of(budget: Budget, estimator: str, classes: Any, public: Any, most: int) -> Fit:
+    """For all of `most` rows and for halves, of which the size is said but roughly: noise for
+    Poisson batches takes seconds to find, and is found once for either."""
     indices = np.arange(len(classes))
     if estimator == "pate":
         if public is None:
@@ -350,9 +352,8 @@ def _fit_of(budget: Budget, estimator: str, classes: Any, public: Any) -> Fit:
         return lambda rows, labels: train_student(ArrayRows(rows, labels), public, options)
 
     def fit(rows: Any, labels: Any) -> PrivateHead:
-        options = Options(
-            budget, indices, cast(Any, estimator), public_features=public, rows=max(1, len(rows))
-        )
+        said = most if len(rows) > 0.75 * most else max(1, most // 2)
+        options = Options(budget, indices, cast(Any, estimator), public_features=public, rows=said)
         return train(ArrayRows(rows, labels), options)
 
     return fit

@@ -189,7 +189,7 @@ def test_audit_of_a_service(tmp_path: Path) -> None:
     module = torch.nn.Linear(5, 3)
     network = from_torch(module, torch.rand(20, 5))
     program = he_inference.compile(network, examples=np.random.rand(20, 5)).program
-    with service.running(program) as url:
+    with service.running(program, start_seconds=240.0) as url:
         found = run("audit", "--runs", 40, "--serve", url, "--json").json["stealing"]
     assert (found["queries"], found["target"]) == (6, "the service")
     assert found["error"] < 0.05
