@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import bench_batch, bench_points, bench_query, bench_training, measure
+from benchmarks import (
+    bench_batch,
+    bench_heads,
+    bench_points,
+    bench_query,
+    bench_training,
+    measure,
+)
+from benchmarks.head_plot import PLOT, accuracy_plot
 from benchmarks.readme import RESULTS, blocks, filled
 from benchmarks.report import markdown
 
@@ -100,11 +108,27 @@ def run_training(
     bench_training.run(networks, 1 if quick else 3, peers, emit, progress)
 
 
+def run_heads(
+    *,
+    quick: bool,
+    peers: bool,
+    queries: int | None,
+    emit: bench_query.Emit,
+    progress: bench_query.Progress,
+) -> None:
+    """Private heads: accuracy at six epsilons, time, memory; Opacus and diffprivlib with peers."""
+    plan = bench_heads.Plan.quick() if quick else bench_heads.Plan()
+    if not peers:
+        plan = replace(plan, peer_seeds=0)
+    bench_heads.run(plan, emit, progress)
+
+
 BENCHMARKS: Mapping[str, Runner] = {
     "query": run_query,
     "batch": run_batch,
     "points": run_points,
     "training": run_training,
+    "heads": run_heads,
 }
 """What `run` can measure, by name; `list` prints the first line of each docstring."""
 
@@ -162,10 +186,12 @@ def report(
 
 @app.command()
 def readme() -> None:
-    """Write the figures of results/ into README.md."""
-    page = RESULTS_FOLDER.parents[1] / "README.md"
-    contents = blocks(row for name in RESULTS for row in measure.read_rows(RESULTS_FOLDER / name))
-    page.write_text(filled(page.read_text(encoding="utf-8"), contents), encoding="utf-8")
+    """Write the figures of results/ into README.md, and draw the plot in docs/."""
+    project = RESULTS_FOLDER.parents[1]
+    rows = [row for name in RESULTS for row in measure.read_rows(RESULTS_FOLDER / name)]
+    page = project / "README.md"
+    page.write_text(filled(page.read_text(encoding="utf-8"), blocks(rows)), encoding="utf-8")
+    (project / PLOT).write_text(accuracy_plot(rows), encoding="utf-8")
 
 
 def _show(path: Path) -> None:

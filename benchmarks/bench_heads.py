@@ -1,22 +1,21 @@
-"""Private heads: accuracy against epsilon and time, beside Opacus and diffprivlib.
+"""Private heads: accuracy against epsilon, time and memory, beside Opacus and diffprivlib.
 
-    python -m benchmarks.bench_heads accuracy --seeds 5       ours, every epsilon, every task
-    python -m benchmarks.bench_heads peers --epsilons 1       ours, Opacus, diffprivlib, in turn
-    python -m benchmarks.bench_heads memory --rows 1000000    a streamed fit: seconds, memory
+    python -m benchmarks run heads --peers                    all of it; hours of one core
+    python -m benchmarks.bench_heads accuracy cifar --peers   one task; appends to the results
+    python -m benchmarks.bench_heads streams                  rows that do not fit in memory
 
-Every command appends to results/heads.jsonl and prints the rows. Times are CPU seconds of a process
-with one thread; peers run in environments of their own, on the same file of features. Opacus'
-settings are `OPACUS`, the best at ε = 1 of a sweep of the same algorithm on training images of
-CIFAR-10 that were held out; ours are those of `private_models.choices`, found on the same.
+Times are CPU seconds of a process with one thread, noise finding included; peers run in
+environments of their own, on the same file of features. No setting was chosen on a task that is
+measured: `benchmarks.tune_heads` finds them on Fashion-MNIST for every method alike.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,52 +24,143 @@ import typer
 from scipy.optimize import minimize
 
 from benchmarks import measure
-from benchmarks.head_tasks import HeadTask, cifar_features, mnist_pixels, synthetic
+from benchmarks.head_streams import streams
+from benchmarks.head_tasks import TASKS, HeadTask
+from benchmarks.measure import Row
 from benchmarks.peer_environment import PEERS_FOLDER, peer_python
 from private_models import PrivateClassifier
+from private_models.choices import signal, whitening_directions, whitening_ridge
+from private_models.features import public_moments, whitening
 from private_models.noise import Array
 
 DELTA = 1e-5
-EPSILONS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 RESULTS = Path(__file__).resolve().parent / "results" / "heads.jsonl"
 PROJECT = PEERS_FOLDER.parent.parent
 PEER_SECONDS = 3600
-OPACUS = {
-    "batch_rows": 8192, "epochs": 20, "clip_norm": 1.0, "momentum": 0.9, "learning_rate": 11.0,
-}  # fmt: skip
+OPACUS = {"batch_rows": 8192, "epochs": 20, "momentum": 0.9}
+"""As its users have it for a head: large batches, momentum, clip norm and rate per `_opacus`."""
+OPACUS_RAW = {"clip_norm": 1.0, "learning_rate": 11.0}
+OPACUS_WHITENED = {"clip_norm": 0.7, "path": 0.05}
+"""path: learning rate times the largest eigenvalue of the whitened covariance."""
+WHITENED, CLIPPED = "Sottovoce fc, public whitening", "Sottovoce fc"
+HOOKS, GHOST = "Opacus DP-SGD, hooks", "Opacus DP-SGD, ghost"
+GHOST_WHITENED = "Opacus DP-SGD, ghost, our public whitening"
+DIFFPRIVLIB = "diffprivlib, pure epsilon"
+PACKAGES = ["numpy", "scipy", "torch", "dp-accounting", "cryptography"]
 
-app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
-TASKS: dict[str, Callable[[], HeadTask | None]] = {
-    "synthetic": lambda: synthetic(draw=1),
-    "mnist": mnist_pixels,
-    "cifar": cifar_features,
-}
-Epsilons = Annotated[str, typer.Option(help="With commas.")]
-TaskNames = Annotated[str, typer.Option(help="With commas.")]
-
-
-def emit(row: measure.Row) -> None:
-    """Append a row to the results, and print it."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as stream:
-        measure.write_row(stream, row)
-    typer.echo(json.dumps(row))
+Emit = Callable[[Row], None]
+Progress = Callable[[str, int, int], None]
 
 
-def _environment() -> None:
-    emit(measure.environment(["numpy", "scipy", "torch", "dp-accounting", "cryptography"]))
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        tasks: names in `TASKS`. epsilons: at delta 1e-5. seeds: fits of ours at each.
+        peer_seeds: fits of each peer, 0 for none. hooks_at: the epsilon at which Opacus runs with
+        hooks too, which change its time and nothing else. streamed: the largest stream of rows.
+    """
+
+    tasks: tuple[str, ...] = tuple(TASKS)
+    epsilons: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
+    seeds: int = 5
+    peer_seeds: int = 5
+    hooks_at: float = 1.0
+    streamed: int = 1_000_000
+
+    @classmethod
+    def quick(cls) -> Plan:
+        """Minutes; not to quote."""
+        return cls(("synthetic",), (1.0,), 1, 1, streamed=16_000)
 
 
-def _tasks(names: str) -> Iterator[HeadTask]:
-    for name in names.split(","):
+def run(plan: Plan, emit: Emit, progress: Progress) -> None:
+    """All tasks of a plan, then the streams; one row at a time."""
+    measure.pin_to_one_core()
+    emit({**measure.environment(PACKAGES), "benchmark": "heads"})
+    for name in plan.tasks:
         task = TASKS[name]()
-        if task is None:
-            typer.echo(f"{name} is left out: see benchmarks/head_tasks.py", err=True)
+        if isinstance(task, str):
+            emit({"kind": "failure", "benchmark": "heads", "system": name,
+                  "source": measure.OURS, "reason": task})  # fmt: skip
         else:
-            yield task
+            accuracies(task, plan, emit, progress)
+    streams(plan.streamed, emit, progress)
 
 
-def ours(task: HeadTask, epsilon: float, whitened: bool, solver: str = "fc") -> measure.Row:
+def accuracies(task: HeadTask, plan: Plan, emit: Emit, progress: Progress) -> None:
+    """Rows of one task: the line above, then every system at every epsilon, in turn."""
+    common = {"kind": "head", "task": task.name, "rows": len(task.features),
+              "features": task.features.shape[1], "delta": DELTA}  # fmt: skip
+    emit({**common, **without_privacy(task)})
+    with tempfile.TemporaryDirectory() as folder:
+        for done, epsilon in enumerate(plan.epsilons):
+            progress(f"{task.name}, epsilon {epsilon:g}", done, len(plan.epsilons))
+            systems = dict(_systems(task, epsilon, plan, Path(folder)))
+            found: dict[str, list[Row]] = {name: [] for name in systems}
+            for seed in range(max(plan.seeds, plan.peer_seeds)):
+                for name, (fit, fits) in systems.items():
+                    if seed < fits:
+                        found[name].append(fit(seed))
+            for name, rows in found.items():
+                emit({**common, "epsilon": epsilon, "system": name, **_summary(rows, found)})
+
+
+Fit = Callable[[int], Row]
+
+
+def _systems(
+    task: HeadTask, epsilon: float, plan: Plan, folder: Path
+) -> Iterator[tuple[str, tuple[Fit, int]]]:
+    """What runs at an epsilon: name, one fit for a seed, how many."""
+    yield WHITENED, (lambda _: ours(task, epsilon, True), plan.seeds)
+    yield CLIPPED, (lambda _: ours(task, epsilon, False), plan.seeds)
+    if not plan.peer_seeds:
+        return
+    raw = _written(task, folder / "raw.npz")
+    whitened, curvature = _whitened(task, epsilon)
+    ready = _written(whitened, folder / "whitened.npz")
+    rate = OPACUS_WHITENED["path"] / curvature
+    opacus = {"epsilon": epsilon, "delta": DELTA, **OPACUS}
+    there = {**opacus, "clip_norm": OPACUS_WHITENED["clip_norm"], "learning_rate": rate}
+    ghost = {**opacus, **OPACUS_RAW, "mode": "ghost"}
+    jobs: dict[str, tuple[str, Path, dict[str, Any], int]] = {
+        GHOST: ("opacus", raw, ghost, plan.peer_seeds),
+        GHOST_WHITENED: ("opacus", ready, {**there, "mode": "ghost"}, plan.peer_seeds),
+    }
+    if epsilon == plan.hooks_at:
+        jobs[HOOKS] = ("opacus", raw, {**ghost, "mode": "hooks"}, 1)
+    jobs[DIFFPRIVLIB] = ("diffprivlib", raw, {"epsilon": epsilon, "data_norm": 1.5}, 1)
+    for name, (library, path, settings, fits) in jobs.items():
+
+        def fit(
+            seed: int, library: str = library, path: Path = path,
+            settings: dict[str, Any] = settings,
+        ) -> Row:  # fmt: skip
+            return _peer(library, path, {**settings, "seed": seed})
+
+        yield name, (fit, fits)
+
+
+def _summary(rows: list[Row], found: dict[str, list[Row]]) -> Row:
+    """Mean and spread of accuracies, medians of the rest, and the time over that of ours."""
+    accuracies = [row["accuracy"] for row in rows]
+    seconds = measure.Summary.of(row["cpu_seconds"] for row in rows)
+    mine = measure.Summary.of(row["cpu_seconds"] for row in found[WHITENED])
+    return {
+        "source": rows[0]["source"],
+        "fits": len(rows),
+        "accuracy": float(np.mean(accuracies)),
+        "accuracy_deviation": float(np.std(accuracies)),
+        **seconds.as_row("cpu_seconds"),
+        "times_ours": seconds.median / mine.median,
+        "memory_bytes": max(row["memory_bytes"] for row in rows),
+        "versions": rows[0].get("versions", {}),
+    }
+
+
+def ours(task: HeadTask, epsilon: float, whitened: bool, solver: str = "fc") -> Row:
     """One fit and its accuracy on the test set."""
     head = PrivateClassifier(
         epsilon, DELTA, solver, public_features=task.public if whitened else None,  # type: ignore[arg-type]
@@ -78,15 +168,14 @@ def ours(task: HeadTask, epsilon: float, whitened: bool, solver: str = "fc") -> 
     )  # fmt: skip
     span, _ = measure.timed(lambda: head.fit(task.features, task.labels, classes=task.classes))
     return {
-        "system": f"Sottovoce {solver}{', public whitening' if whitened else ''}",
         "source": measure.OURS,
         "accuracy": float(head.score(task.test_features, task.test_labels)),
         "cpu_seconds": span.cpu_ms / 1e3,
-        "wall_seconds": span.wall_ms / 1e3,
+        "memory_bytes": measure.peak_memory_bytes(),
     }
 
 
-def without_privacy(task: HeadTask) -> measure.Row:
+def without_privacy(task: HeadTask) -> Row:
     """Multinomial logistic regression on the same rows, standardised: the line above.
 
     The penalty is the best of three on the test set, so the line is flattered, if anything.
@@ -97,94 +186,59 @@ def without_privacy(task: HeadTask) -> measure.Row:
 
 def _logistic(task: HeadTask, penalty: float) -> float:
     """Accuracy on the test set."""
-    mean, spread = task.public.mean(0), task.public.std(0) + 1e-6
+    mean, spread = task.public.mean(0), task.public.std(0) + np.float32(1e-3)
 
     def prepared(rows: Any) -> Array:
         inner = (rows - mean) / spread
-        return np.concatenate([inner, np.ones((len(rows), 1))], axis=1)
+        return np.concatenate([inner, np.ones((len(rows), 1))], axis=1).astype(np.float32)
 
     rows, onehot = prepared(task.features), np.eye(len(task.classes))[task.labels]
 
     def loss(flat: Array) -> tuple[float, Array]:
         weights = flat.reshape(rows.shape[1], -1)
-        logits = rows @ weights
+        logits = (rows @ weights.astype(np.float32)).astype(np.float64)
         logits -= logits.max(1, keepdims=True)
         logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
         value = -float((logs * onehot).sum()) / len(rows) + penalty / 2 * float(flat @ flat)
-        gradient = rows.T @ (np.exp(logs) - onehot) / len(rows) + penalty * weights
-        return value, gradient.ravel()
+        residual = ((np.exp(logs) - onehot) / len(rows)).astype(np.float32)
+        return value, (rows.T @ residual + penalty * weights).ravel().astype(np.float64)
 
     start = np.zeros(rows.shape[1] * onehot.shape[1])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 120})
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100})
     scores = prepared(task.test_features) @ found.x.reshape(rows.shape[1], -1)
     return float((scores.argmax(1) == task.test_labels).mean())
 
 
-@app.command()
-def accuracy(
-    tasks: TaskNames = "synthetic,mnist,cifar",
-    epsilons: Epsilons = "0.1,0.5,1,2,4,8",
-    seeds: int = 5,
-    line: Annotated[bool, typer.Option(help="The non-private line above, too.")] = True,
-    unwhitened: Annotated[bool, typer.Option(help="Without public features, too.")] = True,
-) -> None:
-    """Ours: mean and spread over fits with noise of their own, non-private line above."""
-    measure.pin_to_one_core()
-    _environment()
-    for task in _tasks(tasks):
-        common = {"kind": "head", "task": task.name, "rows": len(task.features)}
-        if line:
-            emit({**common, **without_privacy(task)})
-        for epsilon in map(float, epsilons.split(",")):
-            for whitened in (True, False) if unwhitened else (True,):
-                found = [ours(task, epsilon, whitened) for _ in range(seeds)]
-                emit({**common, "epsilon": epsilon, **_summary(found)})
+# ---------------------------------------------------------------------------- peers
 
 
-def _summary(found: list[measure.Row]) -> measure.Row:
-    accuracies = [row["accuracy"] for row in found]
-    return {
-        **{name: found[0][name] for name in ("system", "source")},
-        "fits": len(found),
-        "accuracy": float(np.mean(accuracies)),
-        "accuracy_deviation": float(np.std(accuracies)),
-        **measure.Summary.of(row["cpu_seconds"] for row in found).as_row("cpu_seconds"),
-    }
+def _written(task: HeadTask, path: Path) -> Path:
+    if not path.is_file() or path.name == "whitened.npz":
+        np.savez(
+            path, features=task.features, labels=task.labels,
+            test_features=task.test_features, test_labels=task.test_labels,
+        )  # fmt: skip
+    return path
 
 
-@app.command()
-def peers(
-    tasks: TaskNames = "synthetic", epsilons: Epsilons = "1", seeds: int = 1,
-    modes: Annotated[str, typer.Option(help="Peers, with commas.")] = "hooks,ghost,diffprivlib",
-) -> None:  # fmt: skip
-    """Ours and peers in turn, on the same features: accuracy, CPU seconds, ratios."""
-    measure.pin_to_one_core()
-    _environment()
-    for task in _tasks(tasks):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "task.npz"
-            np.savez(
-                path, features=task.features, labels=task.labels,
-                test_features=task.test_features, test_labels=task.test_labels,
-            )  # fmt: skip
-            for seed, epsilon in _rounds(seeds, epsilons):
-                mine = [ours(task, epsilon, whitened) for whitened in (True, False)]
-                theirs = [_peer(mode, path, epsilon, seed) for mode in modes.split(",") if mode]
-                for row in [*mine, *theirs]:
-                    ratio = row["cpu_seconds"] / mine[0]["cpu_seconds"]
-                    emit({"kind": "head", "task": task.name, "epsilon": epsilon, "seed": seed,
-                          "times_ours": ratio, **row})  # fmt: skip
+def _whitened(task: HeadTask, epsilon: float) -> tuple[HeadTask, float]:
+    """The rows as ours are prepared for this epsilon, by the same public features."""
+    from private_models.accounting import gaussian_mu
+
+    mu, rows = gaussian_mu(epsilon, DELTA), len(task.features)
+    ridge = whitening_ridge(signal(mu, rows, task.features.shape[1]))
+    transform = whitening(public_moments(task.public), 1.0, whitening_directions(mu, rows), ridge)
+
+    def prepared(features: Any) -> Any:
+        parts = np.array_split(features, max(1, len(features) // 4096))
+        return np.concatenate([transform(p.astype(np.float64)).astype(np.float32) for p in parts])
+
+    features, test = prepared(task.features), prepared(task.test_features)
+    return replace(task, features=features, test_features=test), transform.curvature
 
 
-def _rounds(seeds: int, epsilons: str) -> Iterable[tuple[int, float]]:
-    return [(seed, float(e)) for seed in range(seeds) for e in epsilons.split(",")]
-
-
-def _peer(mode: str, path: Path, epsilon: float, seed: int) -> measure.Row:
+def _peer(library: str, path: Path, settings: dict[str, Any]) -> Row:
     """A peer's own process and environment; an error is raised with its last words."""
-    library = "diffprivlib" if mode == "diffprivlib" else "opacus"
-    settings: dict[str, Any] = {"epsilon": epsilon, "delta": DELTA, "seed": seed}
-    settings |= {"data_norm": 1.5} if library == "diffprivlib" else {**OPACUS, "mode": mode}
     variables = {**measure.one_thread_environment(), "PYTHONPATH": str(PROJECT)}
     command = [
         str(peer_python(f"{library}_head")), "-m", f"benchmarks.peers.{library}_head", str(path),
@@ -195,39 +249,44 @@ def _peer(mode: str, path: Path, epsilon: float, seed: int) -> measure.Row:
     )
     if done.returncode:
         raise RuntimeError(f"{library}: {done.stderr[-400:]}")
-    name = {"hooks": "Opacus DP-SGD, hooks", "ghost": "Opacus DP-SGD, ghost"}.get(mode, library)
-    found: measure.Row = json.loads(done.stdout.splitlines()[-1])
-    return {"system": name, "source": measure.PEER, **found}
+    found: Row = json.loads(done.stdout.splitlines()[-1])
+    return {"source": measure.PEER, **found}
+
+
+# ---------------------------------------------------------------------------- a part of it
+
+app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+Output = Annotated[Path, typer.Option(help="JSON lines, appended to.")]
 
 
 @app.command()
-def memory(
-    rows: int = 1_000_000, width: int = 512, classes: int = 10, solver: str = "fc",
-    folder: Annotated[Path | None, typer.Option(help="For the rows on disk.")] = None,
+def accuracy(
+    tasks: Annotated[list[str], typer.Argument(help=", ".join(TASKS))],
+    peers: bool = False, seeds: int = 5, peer_seeds: int = 5, output: Output = RESULTS,
+    epsilons: Annotated[str, typer.Option(help="With commas.")] = "0.1,0.5,1,2,4,8",
 ) -> None:  # fmt: skip
-    """A fit on rows that are memory-mapped: seconds and peak memory of the process."""
+    """Accuracy and time on some tasks."""
     measure.pin_to_one_core()
-    rng = np.random.default_rng(1)
-    means = rng.normal(size=(classes, width)).astype(np.float32) * 0.2
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        path = os.path.join(place, "rows.npy")
-        shape = (rows, width)
-        mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        labels = rng.integers(0, classes, rows)
-        for start in range(0, rows, 10_000):
-            part = slice(start, start + 10_000)
-            noise = rng.standard_normal((len(labels[part]), width), dtype=np.float32)
-            mapped[part] = (means[labels[part]] + noise) / np.float32(np.sqrt(width))
-        mapped.flush()
-        del mapped
-        head = PrivateClassifier(1.0, 1e-7, solver, rows=rows)  # type: ignore[arg-type]
-        features = np.load(path, mmap_mode="r")
-        span, _ = measure.timed(lambda: head.fit(features, labels, classes=range(classes)))
-    emit({
-        "kind": "head_memory", "rows": rows, "width": width, "classes": classes, "solver": solver,
-        "cpu_seconds": span.cpu_ms / 1e3, "wall_seconds": span.wall_ms / 1e3,
-        "file_bytes": rows * width * 4, "peak_resident_bytes": measure.peak_memory_bytes(),
-    })  # fmt: skip
+    chosen = tuple(map(float, epsilons.split(",")))
+    plan = Plan(tuple(tasks), chosen, seeds, peer_seeds if peers else 0)
+    with output.open("a", encoding="utf-8") as stream:
+        for name in tasks:
+            task = TASKS[name]()
+            if isinstance(task, str):
+                raise typer.BadParameter(f"{name}: {task}")
+            accuracies(task, plan, lambda row: measure.write_row(stream, row), _say)
+
+
+@app.command(name="streams")
+def streams_alone(rows: int = 1_000_000, output: Output = RESULTS) -> None:
+    """Rows that do not fit in memory: seconds against their number, memory, 1,000 classes."""
+    measure.pin_to_one_core()
+    with output.open("a", encoding="utf-8") as stream:
+        streams(rows, lambda row: measure.write_row(stream, row), _say)
+
+
+def _say(what: str, done: int, steps: int) -> None:
+    typer.echo(f"{what}: {done} of {steps}", err=True)
 
 
 if __name__ == "__main__":

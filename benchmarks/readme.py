@@ -12,7 +12,7 @@ from benchmarks.measure import OURS, Row
 from benchmarks.report import markdown
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
-RESULTS = ("query.jsonl", "batch.jsonl", "points.jsonl")
+RESULTS = ("query.jsonl", "batch.jsonl", "points.jsonl", "heads.jsonl")
 """Files of results, each of one run."""
 _SHOWN = ("environment", "tutorial", "mnist", "cores", "failure")
 
@@ -31,6 +31,7 @@ def blocks(rows: Iterable[Row]) -> dict[str, str]:
         "query": tables,
         "batch": _batch(found),
         "points": _points(found),
+        "heads": _heads(found),
     }
 
 
@@ -39,6 +40,19 @@ def _points(rows: Iterable[Row]) -> str:
         row for row in rows if row.get("kind") == "point" or row.get("benchmark") == "points"
     ]  # fmt: skip
     return markdown(shown).replace("\n## ", "\n### ")
+
+
+def _heads(rows: Iterable[Row]) -> str:
+    found = [row for row in rows if str(row.get("kind")).startswith("head")]
+    growth = [row for row in found if row["kind"] == "head_growth"]
+    tables = markdown(found).replace("## ", "### ")
+    lines = [
+        f"A line explains {100 * row['explained']:.1f} % of how time grows with {row['what']}: "
+        f"{row['seconds_a_million']:.0f} s a million, from {row['sizes'][0]:,} to "
+        f"{row['sizes'][-1]:,}."
+        for row in growth
+    ]
+    return "\n".join([tables, *lines]).rstrip("\n") + "\n"
 
 
 def _batch(rows: Iterable[Row]) -> str:

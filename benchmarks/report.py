@@ -29,6 +29,10 @@ def markdown(rows: Iterable[Row]) -> str:
         parts += ["## Growth of a batch's cost", _table(_GROWTH, by_kind["growth"])]
     if "training" in by_kind:
         parts += ["## A training step, three parties", _table(_TRAINING, by_kind["training"])]
+    if "head" in by_kind:
+        parts += _heads(by_kind["head"])
+    if "head_stream" in by_kind:
+        parts += ["## Streams of rows", _table(_STREAMS, by_kind["head_stream"])]
     if "mnist" in by_kind:
         parts += [
             "## One query, the shipped MNIST network",
@@ -46,6 +50,37 @@ def markdown(rows: Iterable[Row]) -> str:
     for row in by_kind.get("failure", []):
         parts.append(f"**{row['system']}** ({row['source']}): not measured. {row['reason']}")
     return "\n\n".join(parts) + "\n"
+
+
+def _heads(rows: Sequence[Row]) -> list[str]:
+    """Accuracy, a table a task with a column an epsilon; then time and memory."""
+    parts = []
+    for task in dict.fromkeys(str(row["task"]) for row in rows):
+        found = [row for row in rows if row["task"] == task]
+        epsilons = sorted({float(row["epsilon"]) for row in found if "epsilon" in row})
+        columns: list[Column] = [("system", _plain("system"))]
+        columns += [(f"ε = {e:g}", _at(e)) for e in epsilons]
+        systems: dict[str, Row] = {}
+        for row in found:
+            cells = systems.setdefault(str(row["system"]), {"system": row["system"]})
+            cells[f"{row.get('epsilon', 0.0):g}"] = row
+        size = f"{found[0]['rows']:,} rows of {found[0]['features']:,} features"
+        parts += [f"## {task}: {size}, accuracy %", _table(columns, list(systems.values()))]
+    timed = [row for row in rows if row.get("epsilon") == 1.0]
+    return [*parts, "## Time and memory of a fit at ε = 1", _table(_HEAD_TIMES, timed)]
+
+
+def _at(epsilon: float) -> Callable[[Row], str]:
+    """Mean ± standard deviation over fits, how many if not five; what needs none, for all."""
+
+    def shown(cells: Row) -> str:
+        row = cells[f"{epsilon:g}"] if f"{epsilon:g}" in cells else cells["0"]
+        if "epsilon" not in row:
+            return f"{100 * row['accuracy']:.1f}"
+        spread = f" ± {100 * row['accuracy_deviation']:.1f}" if row["fits"] > 1 else ""
+        return f"{100 * row['accuracy']:.1f}{spread}"
+
+    return shown
 
 
 def _environment(row: Row) -> str:
@@ -216,6 +251,24 @@ _BATCH: Sequence[Column] = (
     ("keys MB", _number("evaluation_key_bytes", 1, 1e6)),
     ("server memory GB, peak", _number("server_peak_bytes", 2, 1e9)),
     ("bits of modulus", _plain("modulus_bits")),
+)
+_HEAD_TIMES: Sequence[Column] = (
+    ("task", _plain("task")),
+    ("system", _plain("system")),
+    ("figure", _plain("source")),
+    ("fits", _plain("fits")),
+    ("CPU s", _number("cpu_seconds", 2)),
+    ("times ours", _number("times_ours", 1)),
+    ("memory MB, peak", _number("memory_bytes", 0, 1e6)),
+)
+_STREAMS: Sequence[Column] = (
+    ("system", _plain("system")),
+    ("rows", _number("rows", 0)),
+    ("features", _plain("width")),
+    ("classes", _plain("classes")),
+    ("releases", _plain("releases")),
+    ("CPU s", _number("cpu_seconds", 1)),
+    ("memory GB, peak", _number("peak_resident_bytes", 2, 1e9)),
 )
 _GROWTH: Sequence[Column] = (
     ("with", _plain("what")),

@@ -33,9 +33,9 @@ class Prices:
     """A coefficient of a product of two ciphertexts."""
     residue: float = 22.0
     """A residue of a query: read, checked, its partner drawn from the seed."""
-    encrypted: float = 105.0
+    encrypted: float = 125.0
     """A residue of a query: encrypted, saved and packed by the client."""
-    slot: float = 300.0
+    slot: float = 450.0
     """A slot that the client encodes and later decodes."""
 
 

@@ -39,7 +39,7 @@ class Fusion:
         self.absorbed = frozenset(
             source
             for i in instructions
-            if i.operation == "add"
+            if i.operation == "add" and i.size == 2
             for source in i.sources
             if uses[source] == 1 and instructions[source].operation in _LEAVES
         )

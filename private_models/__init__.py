@@ -6,6 +6,9 @@
     head.predict(X)
     head.to_torch()                       # nn.Linear, to be served or compiled for encryption
 
+`train_student` is the other way to one: PATE, many teachers that vote with noise on public rows.
+`private-models audit` attacks either, and `private_models.audit` holds the attacks.
+
 Who learns what: whoever sees the head and everything listed as released learns of any one training
 row almost nothing, in the sense of (epsilon, delta)-differential privacy, whatever else is known.
 The curator, who runs `fit`, sees the rows. Not protected: public features, options, groups of rows
@@ -21,15 +24,19 @@ if TYPE_CHECKING:
     from private_models.errors import PrivacyError as PrivacyError
     from private_models.head import PrivateHead as PrivateHead
     from private_models.head import load_head as load_head
+    from private_models.pate.ensemble import PateOptions as PateOptions
+    from private_models.pate.ensemble import train_student as train_student
     from private_models.statement import Statement as Statement
 
 _HOMES = {
     "Budget": "accounting",
+    "PateOptions": "pate.ensemble",
     "PrivacyError": "errors",
     "PrivateClassifier": "classifier",
     "PrivateHead": "head",
     "Statement": "statement",
     "load_head": "head",
+    "train_student": "pate.ensemble",
 }
 __all__ = [*sorted(_HOMES)]
 

@@ -1,33 +1,40 @@
 """`private-models`: train a head with differential privacy, account for it, attack it.
 
-features ─▸ fit ─▸ predict
-             └─▸ audit          account: what is it worth, what does it cost?
+features ─▸ fit, pate ─▸ predict
+                └─▸ audit        account: what is it worth, what does it cost?
 """
 
-import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
 
-from he_inference import terminal, user_files
+from he_inference import Client, RemoteServer, terminal, user_files
 from he_inference.errors import HEError
-from private_models import accounting, audit, feature_files
-from private_models.accounting import Budget, PoissonSteps
+from private_models import feature_files, questions
+from private_models.accounting import Budget, Relation, check_delta
+from private_models.audit.findings import Fit
+from private_models.audit.mechanism import audit_mechanism
+from private_models.audit.report import Report, Section, mechanism_section
+from private_models.audit.subjects import ESTIMATORS, subject
+from private_models.audit.suite import Target, attack_rows, attack_service
 from private_models.classifier import PrivateClassifier
 from private_models.errors import InputError, OptionError, PrivacyError
 from private_models.features import ArrayRows, check_classes, class_indices
 from private_models.head import PrivateHead, load_head
-from private_models.solvers.gradient import FeatureCovariance
+from private_models.pate.ensemble import PateOptions, train_student
+from private_models.solvers.task import Progress
 from private_models.training import SOLVERS, Options, train
 
 USER_ERROR = 2
 REFUTED = 1
 INTERRUPTED = 130
+BACKBONES = ("efficientnet-lite0", "minilm")
 _Misuse = cast(type[Exception], typer.BadParameter.__mro__[2])
 """click's ClickException, or that of the copy of click which newer releases of typer hold."""
 
@@ -46,43 +53,81 @@ Delta = Annotated[float, typer.Option(help="Well below 1 / rows.")]
 RelationName = Annotated[str, typer.Option(help="add-remove or replace.")]
 FeaturesFile = Annotated[Path, typer.Argument(help="Rows of numbers: .npy, .csv, IDX.")]
 LabelsFile = Annotated[Path, typer.Argument(help="One label a row: .npy, .csv, IDX.")]
+PublicFile = Annotated[Path | None, typer.Option(help="Public features, to whiten by.")]
+Classes = Annotated[str, typer.Option(help="Every label that may occur, with commas.")]
 
 
 @app.command(epilog="Example: private-models features photos/ -o features.npy")
 def features(
-    pictures: Annotated[Path, typer.Argument(help="Folder of pictures, or of one a class.")],
+    inputs: Annotated[
+        Path,
+        typer.Argument(
+            help="Pictures: folder, one a class, IDX. Texts: CSV, folder of .txt files."
+        ),
+    ],
     output: Output,
-    labels: Annotated[Path | None, typer.Option(help="File for the folders' names.")] = None,
+    backbone: Annotated[str, typer.Option(help=", ".join(BACKBONES))] = BACKBONES[0],
+    labels: Annotated[Path | None, typer.Option(help="File for folders' names, or labels.")] = None,
+    column: Annotated[str | None, typer.Option(help="Of a CSV file that holds the texts.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Of the labels beside them.")] = None,
     pixels: Annotated[int, typer.Option(help="Side that pictures are resized to.")] = 128,
+    tokens: Annotated[int, typer.Option(help="Word pieces that texts are cut to.")] = 256,
     cache: Annotated[Path | None, typer.Option(help="Folder to keep features in.")] = None,
+    device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Extract features of pictures with EfficientNet-Lite0, a public backbone."""
-    from private_models.backbones.efficientnet import efficientnet_lite0
-
+    """Extract features of pictures or texts with a public backbone."""
     for path in (output, labels):
         if path is not None:
-            user_files.check_output(path, pictures)
-    images, names = feature_files.read_picture_folder(pictures)
+            user_files.check_output(path, inputs)
+    given, names = _inputs(backbone, inputs, column, label_column)
     if labels is not None and names is None:
-        raise InputError(f"{pictures}: no folder for each class, so there are no labels to write")
-    backbone = efficientnet_lite0(pixels)
-    with terminal.bar(as_json, "pictures") as progress:
-        task = progress.add_task("extracting features", total=len(images))
+        raise InputError(f"{inputs}: neither a folder for each class nor --label-column, so there "
+                         "are no labels to write")  # fmt: skip
+    extractor = _backbone(backbone, pixels, tokens)
+    with terminal.bar(as_json, "inputs") as progress:
+        task = progress.add_task("extracting features", total=len(given))
 
         def show(done: int) -> None:
             progress.advance(task, done)
 
         found = (
-            backbone.features(images, progress=show)
+            extractor.features(given, device, progress=show)
             if cache is None
-            else backbone.cached(images, cache, progress=show)
+            else extractor.cached(given, cache, device, progress=show)
         )
     _write_array(output, found)
     if labels is not None:
         _write_array(labels, np.array(names))
-    values = {"features": str(output), "rows": len(found), "columns": found.shape[1]}
-    terminal.report(values, f"{output}: {len(found)} rows of {found.shape[1]} features", as_json)
+    values = {"features": str(output), "rows": len(found), "columns": found.shape[1],
+              "backbone": extractor.name}  # fmt: skip
+    text = f"{output}: {len(found)} rows of {found.shape[1]} features by {extractor.name}"
+    terminal.report(values, text, as_json)
+
+
+def _inputs(
+    backbone: str, path: Path, column: str | None, label_column: str | None
+) -> tuple[Sequence[object], list[str] | None]:
+    from private_models.picture_files import read_pictures
+    from private_models.text_files import read_texts
+
+    if backbone not in BACKBONES:
+        raise OptionError(f"--backbone {backbone!r}: expected one of {', '.join(BACKBONES)}")
+    if backbone == "minilm":
+        return read_texts(path, column, label_column)
+    if column is not None or label_column is not None:
+        raise OptionError("--column and --label-column are for texts: say --backbone minilm")
+    return read_pictures(path)
+
+
+def _backbone(name: str, pixels: int, tokens: int) -> Any:
+    if name == "minilm":
+        from private_models.backbones.minilm import minilm
+
+        return minilm(tokens)
+    from private_models.backbones.efficientnet import efficientnet_lite0
+
+    return efficientnet_lite0(pixels)
 
 
 @app.command(
@@ -92,12 +137,12 @@ def fit(
     rows: FeaturesFile,
     labels: LabelsFile,
     output: Output,
-    classes: Annotated[str, typer.Option(help="Every label that may occur, with commas.")],
+    classes: Classes,
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
     solver: Annotated[str, typer.Option(help=", ".join(SOLVERS))] = "fc",
     feature_norm: Annotated[float, typer.Option(help="Rows are clipped to it.")] = 1.0,
-    public: Annotated[Path | None, typer.Option(help="Public features, to whiten by.")] = None,
+    public: PublicFile = None,
     relation: RelationName = "add-remove",
     count: Annotated[int | None, typer.Option(help="Rows there are, if that is public.")] = None,
     device: Annotated[str, typer.Option(help="cpu, or what torch knows.")] = "cpu",
@@ -111,12 +156,7 @@ def fit(
         None if public is None else feature_files.read_features(public),
         cast(Any, relation), _classes(classes, names), count, device=device,
     )  # fmt: skip
-    with terminal.bar(as_json, "steps") as progress:
-        task = progress.add_task("checking rows", total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
-
+    with _stages(as_json) as show:
         head.fit(matrix, names, progress=show)
     head.head_.save(output.resolve())
     values = {"head": str(output), **head.statement_.to_dict()}
@@ -146,6 +186,44 @@ def predict(
     terminal.report(values, "\n".join(lines), as_json)
 
 
+@app.command(
+    epilog="Example: private-models pate features.npy labels.npy public.npy --classes 0,1 -o s.head"
+)
+def pate(
+    rows: FeaturesFile,
+    labels: LabelsFile,
+    public: Annotated[Path, typer.Argument(help="Unlabelled public features to ask about.")],
+    output: Output,
+    classes: Classes,
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-5,
+    teachers: Annotated[int, typer.Option(help="Disjoint parts of the private rows.")] = 100,
+    answers: Annotated[int | None, typer.Option(help="At most; default: by the budget.")] = None,
+    threshold: Annotated[float, typer.Option(help="Share of teachers that must agree.")] = 0.5,
+    data_dependent: Annotated[
+        bool, typer.Option("--data-dependent", help="Publish what these votes cost as well.")
+    ] = False,
+    relation: RelationName = "add-remove",
+    as_json: Json = False,
+) -> None:
+    """Train a student on noisy votes of teachers; print what it promises."""
+    user_files.check_output(output, rows, labels, public)
+    matrix, names = feature_files.read_features(rows), feature_files.read_labels(labels)
+    chosen = check_classes(_classes(classes, names))
+    options = PateOptions(
+        Budget(epsilon, delta, cast(Relation, relation)), chosen, teachers, answers, threshold,
+        data_dependent=data_dependent,
+    )  # fmt: skip
+    private = ArrayRows(matrix, class_indices(names, chosen))
+    with _stages(as_json) as show:
+        student = train_student(
+            private, feature_files.read_features(public), options, progress=show
+        )
+    student.save(output.resolve())
+    values = {"head": str(output), **student.statement.to_dict()}
+    terminal.report(values, f"{output}\n{student.statement}", as_json)
+
+
 @app.command(epilog="Example: private-models account --noise-multiplier 4 --steps 10 --delta 1e-5")
 def account(
     delta: Delta = 1e-5,
@@ -157,6 +235,10 @@ def account(
     probability: Annotated[
         float | None, typer.Option(help="Of a Poisson sample; without it, full batch.")
     ] = None,
+    beside: Annotated[
+        list[float] | None,
+        typer.Option(help="Noise multiplier of a full-batch release made once beside; several."),
+    ] = None,
     relation: RelationName = "add-remove",
     as_json: Json = False,
 ) -> None:
@@ -167,121 +249,144 @@ def account(
     """
     if (epsilon is None) == (not noise_multiplier):
         raise OptionError("give either --epsilon or --noise-multiplier")
-    accounting.check_delta(delta)
-    multipliers = list(noise_multiplier or [])
-    if probability is not None and len(multipliers) > 1:
-        raise OptionError(
-            "--probability takes one --noise-multiplier: composed ones are full batch"
-        )
-    asked = PoissonSteps(1.0, 1.0 if probability is None else probability, steps)
-    name = cast(accounting.Relation, relation)
+    check_delta(delta)
+    name = cast(Relation, relation)
     budget = Budget(1.0 if epsilon is None else epsilon, delta, name)
-    values: dict[str, Any] = {"delta": delta, "relation": relation, "steps": steps}
-    if epsilon is not None and probability is None:
-        found = math.sqrt(steps) / accounting.gaussian_mu(epsilon, delta)
-        values |= {"epsilon": epsilon, "noise_multiplier": found, "by": "exact closed form"}
-    elif epsilon is not None:
-        found = accounting.poisson_noise_multiplier(budget, asked.probability, steps)
-        values |= {"epsilon": epsilon, "noise_multiplier": found, "by": "PLD"}
-    elif probability is None:
-        mu = accounting.composed_mu(multipliers) * math.sqrt(steps)
-        found = accounting.gaussian_epsilon(mu, delta)
-        values |= {"epsilon": found, "noise_multiplier": multipliers, "by": "exact closed form"}
+    made = questions.Releases(steps, probability, tuple(beside or []))
+    multipliers = list(noise_multiplier or [])
+    if epsilon is None:
+        found, how = questions.epsilon_of(made, multipliers, delta, name)
+        values: dict[str, Any] = {"epsilon": found, "noise_multiplier": multipliers}
     else:
-        poisson = PoissonSteps(multipliers[0], probability, steps)
-        found = accounting.poisson_epsilon(poisson, delta, name)
-        values |= {"epsilon": found, "noise_multiplier": multipliers, "by": "PLD"}
-    values |= {"probability": probability}
-    noise = values["noise_multiplier"]
-    shown = f"{noise:.6g}" if isinstance(noise, float) else ", ".join(f"{z:g}" for z in noise)
+        found, how = questions.noise_for(made, budget)
+        values, multipliers = {"epsilon": epsilon, "noise_multiplier": found}, [found]
+    values |= {"by": how, "delta": delta, "relation": relation, "steps": steps,
+               "probability": probability, "beside": list(made.beside)}  # fmt: skip
+    shown = ", ".join(f"{z:.6g}" for z in multipliers)
+    batches = "" if probability is None else f" of Poisson batches with q = {probability:g}"
+    others = "".join(f", {z:g}" for z in made.beside)
     text = (
-        f"noise multiplier {shown}, {steps} step(s){_of(probability)}: epsilon "
-        f"{values['epsilon']:.6g} at delta {delta:g}, {relation} neighbours, by {values['by']}"
+        f"noise multiplier {shown}, {steps} step(s){batches}"
+        f"{f' beside{others[1:]}' if others else ''}: epsilon {values['epsilon']:.6g} at delta "
+        f"{delta:g}, {relation} neighbours, by {how}"
     )
     terminal.report(values, text, as_json)
 
 
-def _of(probability: float | None) -> str:
-    return "" if probability is None else f" of Poisson batches with q = {probability:g}"
-
-
-@app.command(name="audit", epilog="Example: private-models audit --epsilon 1 --runs 2000")
-def audit_(
+@app.command(epilog="Example: private-models audit --estimator fc --epsilon 4 --report report.html")
+def audit(
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-5,
-    solver: Annotated[str, typer.Option(help="fc, least_squares or newton")] = "fc",
+    estimator: Annotated[str, typer.Option(help=", ".join(ESTIMATORS))] = "fc",
     runs: Annotated[int, typer.Option(help="Fits with a canary, and as many without.")] = 1000,
     members: Annotated[
-        Path | None, typer.Option(help="Features to attack a head on; needs --member-labels.")
+        Path | None, typer.Option(help="Features to attack heads on; needs --member-labels.")
     ] = None,
     member_labels: Annotated[Path | None, typer.Option(help="Their labels.")] = None,
+    public: PublicFile = None,
     shadows: Annotated[int, typer.Option(help="Shadow heads of the membership attack.")] = 64,
+    attribute: Annotated[int | None, typer.Option(help="Column to infer, from 0.")] = None,
+    serve: Annotated[
+        str | None, typer.Option(help="URL of `he-inference serve`: copy the model behind it.")
+    ] = None,
+    insecure_plain_http: Annotated[
+        bool, typer.Option("--insecure-plain-http", help="Without TLS, beyond this machine.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Page of results to write (HTML).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Attack: thousands of tiny fits, and, with --members, membership inference.
+    """Attack an estimator, heads of your own rows, and a served model.
 
-    Exit code 1 if the claim was refuted. A low bound is no reassurance.
+    Thousands of tiny fits; with --members also membership inference, canaries, attribute inference,
+    inversion and stealing. Exit code 1 if the claim was refuted. A low bound is no reassurance.
     """
+    if report is not None:
+        given = [path for path in (members, member_labels, public) if path is not None]
+        user_files.check_output(report, *given)
+    budget = Budget(epsilon, delta)
     if (members is None) != (member_labels is None):
         raise OptionError("--members and --member-labels go together")
-    if solver not in SOLVERS or solver == "sgd":
-        raise OptionError(f"--solver {solver!r}: expected fc, least_squares or newton")
-    with terminal.bar(as_json, "fits") as progress:
-        task = progress.add_task("fits with and without a canary", total=runs)
-        bound = audit.audit_mechanism(
-            _tiny(Budget(epsilon, delta), solver), 1.0, runs,
-            progress=lambda done: progress.update(task, completed=done),
-        )  # fmt: skip
-    values: dict[str, Any] = {"claimed": epsilon, "found_at_least": bound.found, "runs": runs}
-    values |= {"confidence": bound.confidence, "refuted": bound.is_broken, "note": bound.note}
-    lines = [
-        f"claimed epsilon {epsilon:g}; {2 * runs} fits prove that it is at least {bound.found:.3f}",
-        "REFUTED: the claim does not hold" if bound.is_broken else f"not refuted ({bound.note})",
-    ]
+    chosen = subject(estimator, budget)
+    target = None
     if members is not None and member_labels is not None:
-        found = _membership(Budget(epsilon, delta), members, member_labels, shadows, as_json)
-        values["membership"] = found
-        lines.append(
-            f"membership: true positives {found['tpr_at_0.1%']:.2%} at 0.1 % false positives, "
-            f"{found['tpr_at_1%']:.2%} at 1 %; area {found['area']:.3f} ({bound.note})"
-        )
-    terminal.report(values, "\n".join(lines), as_json)
-    if bound.is_broken:
+        target = _target(budget, estimator, members, member_labels, public)
+    with _stages(as_json) as show:
+        found = audit_mechanism(
+            chosen.fit, chosen.problem, runs,
+            progress=lambda done: show("fits with and without a canary", done, runs),
+        )  # fmt: skip
+        page = Report(estimator, epsilon, delta, [mechanism_section(found)])
+        if target is not None:
+            page.sections.extend(attack_rows(target, shadows, attribute, show))
+        if serve is not None:
+            rows = None if target is None else target.features
+            page.sections.append(_copied(serve, insecure_plain_http, rows, show))
+    if report is not None:
+        user_files.write(report, page.to_html().encode())
+    terminal.report(page.to_dict(), str(page), as_json)
+    if page.is_refuted:
         raise typer.Exit(REFUTED)
 
 
-def _tiny(budget: Budget, solver: str) -> audit.Fit:
-    settings = FeatureCovariance(2, 1.0) if solver == "fc" else None
+def _target(
+    budget: Budget, estimator: str, members: Path, labels: Path, public: Path | None
+) -> Target:
+    matrix, names = feature_files.read_features(members), feature_files.read_labels(labels)
+    classes = check_classes(np.unique(names))
+    known = None if public is None else feature_files.read_features(public)
+    fit = _fit_of(budget, estimator, classes, known)
+    rows = ArrayRows(matrix, class_indices(names, classes))
+    exact = np.concatenate([chunk for chunk, _ in rows.chunks()])
+    return Target(fit, exact, rows.labels, len(classes), 1.0, budget.epsilon, budget.delta,
+                  feature_files.picture_shape(members))  # fmt: skip
 
-    def fit(matrix: Any, labels: Any) -> PrivateHead:
-        options = Options(budget, np.arange(3), cast(Any, solver), settings, rows=30, bias=0.0)
-        return train(ArrayRows(matrix, labels), options)
+
+def _fit_of(budget: Budget, estimator: str, classes: Any, public: Any) -> Fit:
+    indices = np.arange(len(classes))
+    if estimator == "pate":
+        if public is None:
+            raise OptionError("--estimator pate asks about public rows: give them with --public")
+        options = PateOptions(budget, indices)
+        return lambda rows, labels: train_student(ArrayRows(rows, labels), public, options)
+
+    def fit(rows: Any, labels: Any) -> PrivateHead:
+        options = Options(
+            budget, indices, cast(Any, estimator), public_features=public, rows=max(1, len(rows))
+        )
+        return train(ArrayRows(rows, labels), options)
 
     return fit
 
 
-def _membership(
-    budget: Budget, members: Path, labels: Path, shadows: int, as_json: bool
-) -> dict[str, float]:
-    matrix, names = feature_files.read_features(members), feature_files.read_labels(labels)
-    classes = check_classes(np.unique(names))
-    indices = class_indices(names, classes)
+def _copied(url: str, insecure_plain_http: bool, rows: Any, show: Progress) -> Section:
+    """The attack on a service of encrypted queries, through the client that it is made for."""
+    with RemoteServer(url, insecure_plain_http=insecure_plain_http) as server:
+        signature = server.signature()
+        with Client(signature) as client:
+            server.register(client.evaluation_keys())
+            most = client.max_queries
 
-    def fit(rows: Any, chosen: Any) -> PrivateHead:
-        options = Options(budget, np.arange(len(classes)), rows=max(1, len(matrix) // 2))
-        return train(ArrayRows(rows, chosen), options)
+            def ask(flat: Any) -> Any:
+                queries = flat.reshape(-1, *signature.input_shape)
+                parts = (queries[at : at + most] for at in range(0, len(queries), most))
+                return np.concatenate(
+                    [client.decrypt(server.evaluate(client.encrypt(part))) for part in parts]
+                )
 
-    with terminal.bar(as_json, "heads") as progress:
-        task = progress.add_task("shadow heads", total=shadows + 1)
-        found = audit.membership(
-            fit, np.asarray(matrix, np.float64), indices, shadows,
-            lambda done: progress.update(task, completed=done),
-        )  # fmt: skip
-    return {
-        "tpr_at_0.1%": found.true_positive_at(0.001),
-        "tpr_at_1%": found.true_positive_at(0.01),
-        "area": found.area,
-    }
+            width = int(np.prod(signature.input_shape))
+            return attack_service(ask, width, signature.input_range, rows, show)
+
+
+@contextmanager
+def _stages(as_json: bool) -> Iterator[Progress]:
+    """A bar that shows one stage after another."""
+    with terminal.bar(as_json, "steps") as progress:
+        task = progress.add_task("reading", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        yield show
 
 
 def _classes(given: str, labels: Any) -> list[Any]:
@@ -340,7 +445,8 @@ def _run(arguments: Sequence[str] | None = None) -> int:
             _complain(_misuse(error))
     except ModuleNotFoundError as error:
         _complain(
-            f"this verb needs {error.name or 'a package'}: pip install 'sottovoce[heads,backbones]'"
+            f"this verb needs {error.name or 'a package'}: "
+            "pip install 'sottovoce[heads,backbones,text]'"
         )
     except OSError as error:
         terminal.forget_output()

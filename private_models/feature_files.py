@@ -1,4 +1,4 @@
-"""Features, labels and picture folders from files that people have: .npy, .npz, CSV, IDX, folders.
+"""Features and labels from files that people have: .npy, CSV, IDX.
 
 Nothing that is read is executed, and sizes are checked before anything is allocated for them.
 """
@@ -11,12 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from private_models.errors import InputError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 MAX_CSV_BYTES = 1 << 30
 _MALFORMED = (ValueError, TypeError, EOFError, SyntaxError, MemoryError, OverflowError)
 
@@ -34,6 +31,12 @@ def read_features(path: Path) -> npt.NDArray[Any]:
     if array.ndim > 2:
         array = array.reshape(len(array), -1)
     return array.astype(np.float32) / np.float32(255) if array.dtype == np.uint8 else array
+
+
+def picture_shape(path: Path) -> tuple[int, ...] | None:
+    """(height, width) or (height, width, 3) of the rows of an IDX file or array of pictures."""
+    shape = _array(path).shape[1:]
+    return shape if len(shape) == 2 or (len(shape) == 3 and shape[2] == 3) else None
 
 
 def read_labels(path: Path) -> npt.NDArray[Any]:
@@ -55,7 +58,7 @@ def _array(path: Path) -> npt.NDArray[Any]:
         with path.open("rb") as file:
             start = file.read(4)
         if start[:3] == b"\0\0\x08":
-            return _idx(path.read_bytes(), path)
+            return read_idx(path)
         return _text(path)
     except InputError:
         raise
@@ -65,7 +68,12 @@ def _array(path: Path) -> npt.NDArray[Any]:
         raise InputError(f"{path}: not a file of numbers: {str(error)[:120]}") from None
 
 
-def _idx(content: bytes, path: Path) -> npt.NDArray[np.uint8]:
+def read_idx(path: Path) -> npt.NDArray[np.uint8]:
+    """Bytes of any shape in the format of MNIST. Raises `InputError`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     rank = content[3] if len(content) > 3 else 0
     shape = tuple(int(n) for n in np.frombuffer(content[4 : 4 + 4 * rank], ">u4"))
     if not rank or len(shape) != rank or math.prod(shape) != len(content) - 4 - 4 * rank:
@@ -73,11 +81,21 @@ def _idx(content: bytes, path: Path) -> npt.NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
+def read_table(path: Path) -> list[list[str]]:
+    """The lines of a CSV file that are not empty. Raises `InputError`."""
+    try:
+        if path.stat().st_size > MAX_CSV_BYTES:
+            raise InputError(f"{path}: over {MAX_CSV_BYTES} bytes of text: convert it to .npy")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [row for row in csv.reader(file) if row]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{path}: not a table in UTF-8: {str(error)[:120]}") from None
+
+
 def _text(path: Path) -> npt.NDArray[Any]:
-    if path.stat().st_size > MAX_CSV_BYTES:
-        raise InputError(f"{path}: over {MAX_CSV_BYTES} bytes of text: convert it to .npy")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.reader(file) if row]
+    rows = read_table(path)
     if rows and len(rows) > 1 and not _numeric(rows[0]) and _numeric(rows[1]):
         rows = rows[1:]
     if not rows or len({len(row) for row in rows}) != 1:
@@ -93,35 +111,3 @@ def _numeric(row: Sequence[str]) -> bool:
     except ValueError:
         return False
     return True
-
-
-def read_picture_folder(folder: Path) -> tuple[list[Image.Image], list[str] | None]:
-    """Pictures, sorted by name, and the names of their folders where there is one a class.
-
-    Raises `InputError` naming the file for one that cannot be read.
-    """
-    try:
-        classes = sorted(path for path in folder.iterdir() if path.is_dir())
-        places = classes or [folder]
-        files = [
-            (file, place.name)
-            for place in places
-            for file in sorted(place.iterdir())
-            if file.suffix.lower() in PICTURES
-        ]
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
-    if not files:
-        raise InputError(f"{folder}: no pictures in it, or in a folder for each class")
-    pictures = [_picture(file) for file, _ in files]
-    return pictures, [name for _, name in files] if classes else None
-
-
-def _picture(file: Path) -> Image.Image:
-    try:
-        with Image.open(file, formats=_FORMATS) as picture:
-            return picture.convert("RGB")
-    except UnidentifiedImageError:
-        raise InputError(f"{file}: not a picture, or of a kind that is not read") from None
-    except (OSError, *_MALFORMED, Image.DecompressionBombError) as error:
-        raise InputError(f"{file}: cannot be read as a picture: {str(error)[:120]}") from None

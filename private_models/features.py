@@ -28,8 +28,6 @@ MAX_FEATURES = 4096
 MAX_CLASSES = 4096
 SAMPLE = 2048
 """Public rows, at most, by which a typical length is judged."""
-_OVERFLOW = 1e150
-"""Features beyond have squares that overflow; nobody has any."""
 
 
 class Rows(Protocol):
@@ -41,6 +39,9 @@ class Rows(Protocol):
 
     def chunks(self) -> Iterator[Chunk]:
         """Features (m, width) float64 and class indices (m,), m ≤ CHUNK_ROWS."""
+
+    def checked_count(self) -> int:
+        """How many rows there are, once every value was looked at. Raises `InputError`."""
 
 
 def check_matrix(features: npt.ArrayLike, name: str = "features") -> npt.NDArray[Any]:
@@ -82,20 +83,28 @@ def _numbers(array: npt.NDArray[Any], name: str) -> Array:
         raise InputError(f"{name}: expected numbers: {error}") from None
 
 
-def check_values(chunk: npt.NDArray[Any], first: int = 0, name: str = "features") -> Array:
-    """A chunk as float64. Raises `InputError` naming the first row that is not finite."""
-    with np.errstate(over="ignore"):
-        checked = chunk.astype(np.float64)
-    # One pass: a sum of squares is finite only where all of them are.
+def check_finite(chunk: npt.NDArray[Any], first: int = 0, name: str = "features") -> None:
+    """Raise `InputError` naming the first row that is not finite."""
+    if chunk.dtype.kind != "f":
+        return
     with np.errstate(over="ignore", invalid="ignore"):
-        fine = np.isfinite(np.einsum("ij,ij->i", checked, checked))
+        flat = chunk.ravel()
+        if np.isfinite(np.dot(flat, flat)):  # one pass, no copy: finite only where all of them are
+            return
+        wide = chunk.astype(np.float64)
+        fine = np.isfinite(np.vecdot(wide, wide))
     if not fine.all():
         bad = int(np.flatnonzero(~fine)[0])
-        kind = "NaN" if np.isnan(checked[bad]).any() else "infinity, or values over 1e150,"
+        kind = "NaN" if np.isnan(wide[bad]).any() else "infinity, or values over 1e150,"
         raise InputError(
             f"{name}: row {first + bad} holds {kind} and nothing was released: remove or repair it"
         )
-    return checked
+
+
+def check_values(chunk: npt.NDArray[Any], first: int = 0, name: str = "features") -> Array:
+    """A chunk as float64. Raises `InputError` naming the first row that is not finite."""
+    check_finite(chunk, first, name)
+    return chunk.astype(np.float64)
 
 
 def check_classes(classes: Sequence[Any] | npt.ArrayLike) -> npt.NDArray[Any]:
@@ -154,6 +163,11 @@ class ArrayRows:
             rows = slice(start, start + CHUNK_ROWS)
             yield check_values(self.features[rows], start), self.labels[rows]
 
+    def checked_count(self) -> int:
+        for start in range(0, len(self.labels), CHUNK_ROWS):
+            check_finite(self.features[start : start + CHUNK_ROWS], start)
+        return len(self.labels)
+
 
 class StreamRows:
     """Rows from a source that is asked for anew on every pass; they need not fit in memory.
@@ -197,17 +211,21 @@ class StreamRows:
         elif self._count != count:
             raise InputError(f"the source gave {self._count} rows, then {count}: make it repeat")
 
+    def checked_count(self) -> int:
+        return sum(len(labels) for _, labels in self.chunks())
+
 
 # ---------------------------------------------------------------------------- preparation
 
 
 @dataclass(frozen=True)
 class Transform:
-    """z = clip((x − mean)·matrix, norm), then a constant column `bias`; public.
+    """z = clip((clip(x, raw_norm) − mean)·matrix, norm), then a constant column `bias`.
 
     Attributes:
         mean: (d,) float64.
-        matrix: (d, r) float64, or None for the identity.
+        matrix: (d, r) float64, or one number for that multiple of the identity.
+        gain: spectral norm of the matrix, at most.
         norm: rows are scaled down to this L2 norm, before the bias is appended.
         bias: value of the last column, 0 for none.
         raw_norm: rows are scaled down to this one before anything else.
@@ -217,7 +235,8 @@ class Transform:
     """
 
     mean: Array
-    matrix: Array | None
+    matrix: Array | float
+    gain: float
     norm: float
     bias: float
     raw_norm: float
@@ -228,7 +247,7 @@ class Transform:
     @property
     def width(self) -> int:
         """Columns of a prepared row, the bias included."""
-        inner = len(self.mean) if self.matrix is None else self.matrix.shape[1]
+        inner = len(self.mean) if isinstance(self.matrix, float) else self.matrix.shape[1]
         return int(inner) + (self.bias != 0)
 
     @property
@@ -239,25 +258,25 @@ class Transform:
     @property
     def rounding(self) -> float:
         """Error of a prepared row relative to `bound`, at most (see `releases`)."""
-        if self.matrix is None:
-            return 8 * UNIT_ROUNDOFF
-        gain = float(np.linalg.norm(self.matrix, 2))
+        terms = 8 if isinstance(self.matrix, float) else len(self.mean) + 8
         length = self.raw_norm + float(np.linalg.norm(self.mean))
-        return UNIT_ROUNDOFF * (len(self.mean) + 8) * gain * length / self.bound
+        return UNIT_ROUNDOFF * terms * self.gain * length / self.bound
 
     def linear(self, features: Array) -> Array:
         """Prepared without clipping, (m, d) → (m, width): what prediction sees."""
-        inner = features - self.mean
-        if self.matrix is not None:
-            inner = inner @ self.matrix
-        return self._with_bias(inner * self.scale)
+        return self._with_bias(self._turned(features - self.mean) * self.scale)
 
     def __call__(self, features: Array) -> Array:
         """Prepared, (m, d) → (m, width) float64, every norm at most `bound`."""
-        if self.matrix is None:
-            return self._with_bias(clip_rows(features, self.norm))
-        centred = clip_rows(features, self.raw_norm) - self.mean
-        return self._with_bias(clip_rows(centred @ self.matrix, self.norm))
+        inner = self._turned(features)
+        inner = inner * clip_factors(features, self.raw_norm)[:, None]
+        if self.mean.any():
+            inner -= self._turned(self.mean)
+        inner *= clip_factors(inner, self.norm)[:, None]
+        return self._with_bias(inner)
+
+    def _turned(self, rows: Array) -> Array:
+        return rows * self.matrix if isinstance(self.matrix, float) else rows @ self.matrix
 
     def _with_bias(self, inner: Array) -> Array:
         if not self.bias:
@@ -268,22 +287,26 @@ class Transform:
         """Weights (width, K) for prepared rows → (d, K) and (K,) for rows as they come."""
         constant = self.bias * weights[-1] if self.bias else np.zeros(weights.shape[1])
         inner = (weights[:-1] if self.bias else weights) * self.scale
-        outer = inner if self.matrix is None else self.matrix @ inner
+        outer = inner * self.matrix if isinstance(self.matrix, float) else self.matrix @ inner
         return outer, constant - self.mean @ outer
+
+
+def clip_factors(rows: Array, norm: float) -> Array:
+    """(m,) factors, at most 1, that scale rows down to an L2 norm of at most `norm`."""
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.asarray(np.minimum(1.0, norm / np.sqrt(np.vecdot(rows, rows))))
 
 
 def clip_rows(rows: Array, norm: float) -> Array:
     """Rows scaled down to an L2 norm of at most `norm`; shorter ones are left alone."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    with np.errstate(divide="ignore", over="ignore"):
-        factors = np.minimum(1.0, norm / lengths)
-    return np.asarray(rows * factors[:, None])
+    return np.asarray(rows * clip_factors(rows, norm)[:, None])
 
 
 def clipping(width: int, norm: float, bias: float) -> Transform:
     """The identity but for clipping at `norm`; nothing is learnt from anything."""
     origin = f"clipped to norm {norm:g}"
-    return Transform(np.zeros(width), None, norm, bias, norm, norm**2 + bias**2, 1.0, origin)
+    square = norm**2 + bias**2
+    return Transform(np.zeros(width), 1.0, 1.0, norm, bias, norm, square, 1.0, origin)
 
 
 @dataclass(frozen=True)
@@ -291,15 +314,14 @@ class PublicMoments:
     """Mean and principal directions of public features, (m, d), largest variance first.
 
     Attributes:
-        mean: (d,). variances: (d,). axes: (d, d), a direction a column. turned: (≤ SAMPLE, d),
-        evenly spaced rows, centred, in these directions. longest: the largest norm of a row.
-        rows: m.
+        mean: (d,). variances: (d,). axes: (d, d), a direction a column. sample: (≤ SAMPLE, d),
+        evenly spaced rows, centred. longest: the largest norm of a row. rows: m.
     """
 
     mean: Array
     variances: Array
     axes: Array
-    turned: Array
+    sample: Array
     longest: float
     rows: int
 
@@ -315,9 +337,9 @@ def public_moments(public: npt.ArrayLike) -> PublicMoments:
     if not variances[-1] > 0:
         raise InputError("public features: all rows are equal, and have no directions")
     axes = axes[:, ::-1]
-    longest = float(np.sqrt(np.einsum("ij,ij->i", checked, checked)).max())
-    turned = centred[:: -(-len(centred) // SAMPLE)] @ axes
-    return PublicMoments(mean, variances[::-1].clip(0), axes, turned, longest, len(checked))
+    longest = float(np.sqrt(np.vecdot(checked, checked)).max())
+    sample = centred[:: -(-len(centred) // SAMPLE)]
+    return PublicMoments(mean, variances[::-1].clip(0), axes, sample, longest, len(checked))
 
 
 def whitening(moments: PublicMoments, norm: float, directions: int, ridge: float) -> Transform:
@@ -333,13 +355,14 @@ def whitening(moments: PublicMoments, norm: float, directions: int, ridge: float
     kept = min(directions, len(moments.mean))
     variances = moments.variances[:kept]
     scales = 1 / np.sqrt(variances + ridge * float(moments.variances.mean()))
-    turned = moments.turned[:, :kept] * scales
-    lengths = np.sqrt(np.einsum("ij,ij->i", turned, turned))
+    turned = (moments.sample @ moments.axes[:, :kept]) * scales
+    lengths = np.sqrt(np.vecdot(turned, turned))
     unit = norm / max(float(np.median(lengths)), 1e-150)
     curvature = float((variances * scales**2).max()) * unit**2
     return Transform(
         moments.mean,
         moments.axes[:, :kept] * (scales * unit),
+        float(scales.max()) * unit * (1 + 1e-6),  # axes are orthonormal up to rounding
         norm,
         math.sqrt(curvature),
         2 * moments.longest,

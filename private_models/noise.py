@@ -32,6 +32,7 @@ data.
 
 import math
 import os
+import threading
 from fractions import Fraction
 from typing import NoReturn, Self
 
@@ -64,11 +65,25 @@ _BATCH = 1 << 16
 """Candidates drawn at one time: 1.5 MB of words."""
 
 
+_forks = 0
+"""How often this process and those that it was forked from were forked from others."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):  # not where there is no fork
+    os.register_at_fork(after_in_child=_count_fork)
+
+
 class RandomBits:
     """A stream of uniform 64-bit words from AES-256-CTR.
 
-    A process that was forked gets a key of its own, from the operating system. Copying and pickling
-    are refused.
+    A process that was forked gets a key of its own, from the operating system; it is known by its
+    number *and* by how many forks led to it, for numbers are used again. Threads may share a
+    stream: no two of them get the same words. Copying and pickling are refused.
     """
 
     def __init__(self) -> None:
@@ -94,17 +109,21 @@ class RandomBits:
         return self._unsafe_seed is None
 
     def _start(self, key: bytes) -> None:
-        self._process = os.getpid()
         cipher = Cipher(algorithms.AES256(key), modes.CTR(bytes(_COUNTER_BYTES)))
-        self._encryptor = cipher.encryptor()
+        # A lock of its own with every key: one that was held when the process was forked stays so.
+        self._stream = threading.Lock(), cipher.encryptor()
+        self._process = os.getpid(), _forks
 
     def words(self, count: int) -> Words:
         """`count` independent uniform words, uint64 (count,)."""
-        if os.getpid() != self._process:
+        if (os.getpid(), _forks) != self._process:
             if not self.is_secret:
                 raise OptionError("an unsafe seed does not survive a fork: seed the child anew")
             self._start(os.urandom(_KEY_BYTES))
-        return np.frombuffer(self._encryptor.update(bytes(8 * count)), "<u8").astype(np.uint64)
+        lock, encryptor = self._stream
+        with lock:
+            block = encryptor.update(bytes(8 * count))
+        return np.frombuffer(block, "<u8").astype(np.uint64)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise OptionError("a noise stream cannot be copied or pickled: make another RandomBits()")

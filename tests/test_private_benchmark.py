@@ -1,45 +1,116 @@
-"""`benchmarks.bench_heads` and `head_tasks`: they run, on a small draw of the synthetic task."""
+"""`benchmarks.bench_heads` and what it measures on: they run, on a small draw."""
 
 import json
 from pathlib import Path
 from unittest.mock import patch
+from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 
-from benchmarks import bench_heads, measure
-from benchmarks.head_tasks import FEATURES_VARIABLE, cifar_features, synthetic
+from benchmarks import bench_heads, head_features, head_streams, measure, readme
+from benchmarks.bench_heads import CLIPPED, WHITENED, Plan
+from benchmarks.head_plot import accuracy_plot
+from benchmarks.head_tasks import TASKS, synthetic
+from benchmarks.measure import Row
+from benchmarks.report import markdown
+from workloads.datasets import DatasetError
 
 TINY = synthetic(rows=3000, width=24, classes=3)
+PEERS = {"opacus": 0.7, "diffprivlib": 0.4}
 
 
 def test_tasks_are_disjoint_draws_of_one_scale() -> None:
-    assert np.linalg.norm(TINY.public, axis=1).mean() == np.float32(1)
-    other = synthetic(rows=3000, width=24, classes=3, draw=1)
+    assert np.linalg.norm(TINY.public, axis=1).mean() == pytest.approx(1, abs=1e-6)
+    other = synthetic(rows=3000, width=24, classes=3, draw=0)
     private = {row.tobytes() for row in TINY.features}
     for others in (other.features, TINY.public, TINY.test_features):
         assert not private & {row.tobytes() for row in others}
 
 
-def test_features_that_are_not_there_are_left_out() -> None:
-    with patch.dict("os.environ"):
-        import os
+def test_a_task_that_cannot_be_had_says_why() -> None:
+    def missing() -> None:
+        raise DatasetError("not there")
 
-        os.environ.pop(FEATURES_VARIABLE, None)
-        assert cifar_features() is None
+    with patch.object(head_features, "cifar_features", missing):
+        assert TASKS["cifar"]() == "not there"
 
 
-def test_accuracy_runs(tmp_path: Path) -> None:
-    path = tmp_path / "heads.jsonl"
+def test_features_are_kept_in_parts(tmp_path: Path) -> None:
+    import torch
+
+    from private_models.backbones.extraction import Backbone
+
+    def prepare(inputs: object) -> torch.Tensor:
+        return torch.tensor(np.array(inputs, np.float32))
+
+    backbone = Backbone("double", torch.nn.Linear(2, 3), prepare)
+    rows = np.arange(10, dtype=np.float32).reshape(5, 2)
     with (
-        patch.object(bench_heads, "RESULTS", path),
-        patch.dict(bench_heads.TASKS, {"synthetic": lambda: TINY}),
+        patch.object(head_features, "cache_folder", lambda: tmp_path),
+        patch.object(head_features, "PART", 2),
+    ):
+        first = head_features._kept(backbone, rows, rows.tobytes)
+        assert len(list((tmp_path / "features").iterdir())) == 3
+        with patch.object(Backbone, "features", side_effect=AssertionError):
+            assert np.array_equal(head_features._kept(backbone, rows, rows.tobytes), first)
+
+
+def peer(library: str, path: Path, settings: dict[str, object]) -> Row:
+    """In place of a process of its own: what it is given must be whole."""
+    with np.load(path, allow_pickle=False) as archive:
+        assert len(archive["features"]) == len(archive["labels"]) == 3000
+    assert settings["epsilon"] in (0.5, 1.0)
+    return {"source": measure.PEER, "accuracy": PEERS[library], "cpu_seconds": 9.0,
+            "memory_bytes": 1, "versions": {library: "1"}}  # fmt: skip
+
+
+def run(plan: Plan) -> list[Row]:
+    rows: list[Row] = []
+    with (
+        patch.dict(TASKS, {"synthetic": lambda: TINY, "text": lambda: "no reviews here"}),
+        patch.object(bench_heads, "_peer", peer),
         patch.object(measure, "pin_to_one_core"),
     ):
-        bench_heads.accuracy("synthetic", "2", 2)
-        bench_heads.memory(rows=3000, width=16, classes=3, solver="fc", folder=tmp_path)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [row["kind"] for row in rows] == ["environment", "head", "head", "head", "head_memory"]
-    line_above, whitened, clipped = rows[1:4]
-    assert 0.5 < whitened["accuracy"] <= line_above["accuracy"] + 0.05
-    assert (whitened["fits"], clipped["source"]) == (2, measure.OURS)
-    assert rows[4]["peak_resident_bytes"] > 0
+        bench_heads.run(plan, rows.append, lambda *_: None)
+    return rows
+
+
+def test_a_run_in_small() -> None:
+    rows = run(Plan(("synthetic", "text"), (0.5, 1.0), 2, 1, streamed=2000))
+    heads = [row for row in rows if row["kind"] == "head"]
+    line = heads[0]
+    assert (line["system"], "epsilon" in line) == ("no privacy", False)
+    at = {(row["system"], row.get("epsilon")): row for row in heads}
+    assert 0.5 < at[WHITENED, 1.0]["accuracy"] <= line["accuracy"] + 0.05
+    assert (at[WHITENED, 1.0]["fits"], at[CLIPPED, 0.5]["source"]) == (2, measure.OURS)
+    assert at[WHITENED, 0.5]["times_ours"] == 1
+    hooks = [row for row in heads if row["system"] == bench_heads.HOOKS]
+    assert [row["epsilon"] for row in hooks] == [1.0]
+    assert [row["kind"] for row in rows if row["kind"] == "failure"] == ["failure"]
+    streams = [row for row in rows if row["kind"] == "head_stream"]
+    assert [row["rows"] for row in streams] == [250, 500, 1000, 2000, 2560]
+    assert all(row["peak_resident_bytes"] > 0 for row in streams)
+    assert 0 <= next(r for r in rows if r["kind"] == "head_growth")["explained"] <= 1
+    text = markdown(rows)
+    for word in ("accuracy %", "ε = 0.5", bench_heads.GHOST_WHITENED, "1,000", "70.0"):
+        assert word in text
+    assert "A line explains" in readme._heads(rows)
+    drawing = ElementTree.fromstring(accuracy_plot(rows))
+    assert len(list(drawing.iter("{http://www.w3.org/2000/svg}polyline"))) == 5
+
+
+def test_a_source_repeats() -> None:
+    given = head_streams.source(20_000, 8, 3)
+    first, second = (list(given()) for _ in range(2))
+    assert sum(len(labels) for _, labels in first) == 20_000
+    for (rows, labels), (again, names) in zip(first, second, strict=True):
+        assert np.array_equal(rows, again) and np.array_equal(labels, names)
+
+
+def test_peers_have_their_settings_in_json() -> None:
+    """What `_peer` hands over is plain JSON, and both peers' files are pinned."""
+    settings = {**bench_heads.OPACUS, **bench_heads.OPACUS_RAW}
+    assert json.loads(json.dumps(settings)) == settings
+    for name in ("opacus", "diffprivlib"):
+        assert (bench_heads.PEERS_FOLDER / f"{name}_head.txt").is_file()

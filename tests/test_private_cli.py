@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,19 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import he_inference
+from he_inference import from_torch, service
 from private_models import __main__ as cli
-from private_models.audit import Bound
+from private_models.audit.findings import Bound
+from private_models.audit.mechanism import MechanismAudit
+from private_models.backbones.extraction import Backbone
 from private_models.errors import InputError
-from private_models.feature_files import read_features, read_labels, read_picture_folder
+from private_models.feature_files import picture_shape, read_features, read_labels
+from private_models.picture_files import read_pictures
+from private_models.text_files import read_texts
 
 
 @dataclass(frozen=True)
@@ -117,26 +125,78 @@ def test_account() -> None:
     refused("account", "--epsilon", 1, "--probability", 2, naming="probability")
     refused("account", "--epsilon", 1, "--relation", "x", naming="relation")
     refused("account", "--noise-multiplier", 1, "--noise-multiplier", 2, "--probability", 0.1,
-            naming="--probability takes one")  # fmt: skip
+            naming="take one noise multiplier")  # fmt: skip
+
+
+def test_account_beside_other_releases() -> None:
+    """What is beside costs: with it, more noise keeps ε, and the same noise is a larger one."""
+    alone = run("account", "--epsilon", 1, "--steps", 4, "--json").json["noise_multiplier"]
+    beside = ("--beside", 8, "--beside", 8)
+    asked = run("account", "--epsilon", 1, "--steps", 4, *beside, "--json").json
+    noise = asked["noise_multiplier"]
+    assert noise > alone
+    back = run("account", "--noise-multiplier", noise, "--steps", 4, *beside, "--json").json
+    assert back["epsilon"] == pytest.approx(1.0, rel=1e-6) and back["beside"] == [8, 8]
+    batches = ("--probability", 0.2, "--steps", 5, "--noise-multiplier", 3)
+    sampled = run("account", *batches, "--beside", 4, "--json").json
+    assert sampled["epsilon"] > run("account", "--noise-multiplier", 4, "--json").json["epsilon"]
+    assert "beside 4" in run("account", *batches, "--beside", 4).out
+    refused("account", "--epsilon", 1, "--beside", 1, naming="spent by the releases beside")
+    refused("account", "--epsilon", 1, "--beside", 0, naming="positive")
+    refused("account", "--epsilon", 1, "--steps", 0, naming="0 steps")
+
+
+def test_pate(files: Path) -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 3, 500)
+    np.save(files / "p.npy", np.eye(3, 8)[labels] * 0.8 + rng.normal(size=(500, 8)) * 0.15)
+    head, common = files / "s.head", ("--classes", "0,1,2", "--teachers", 60, "--epsilon", 4)
+    ask = ("pate", files / "x.npy", files / "y.npy", files / "p.npy", *common)
+    said = run(*ask, "-o", head, "--json").json
+    assert said["epsilon_spent"] <= said["epsilon"] == 4.0 and said["epsilon_here"] is None
+    found = run("predict", head, files / "x.npy", "--labels", files / "y.npy", "--json").json
+    assert found["accuracy"] > 0.9
+    assert "at this data" in run(*ask, "-o", head, "--data-dependent").out
+    refused(*ask, "-o", files / "p.npy", naming="named twice")
+    refused(*ask, "-o", head, "--threshold", 3, naming="threshold 3")
+    refused(*ask, "-o", head, "--teachers", 1, naming="1 teachers")
 
 
 def test_audit(files: Path) -> None:
     said = run("audit", "--runs", 40, "--json").json
     assert not said["refuted"] and "proves nothing" in said["note"]
     attack = ("--members", files / "x.npy", "--member-labels", files / "y.npy", "--shadows", 8)
-    found = run("audit", "--runs", 40, *attack, "--json").json["membership"]
-    assert 0.4 < found["area"] < 0.6
-    broken = Bound(1.0, 2.0, 1e-5, 0.999, 40)
-    with patch("private_models.audit.audit_mechanism", return_value=broken):
+    page = files / "report.html"
+    found = run("audit", "--runs", 40, *attack, "--attribute", 2, "--report", page, "--json").json
+    assert 0.4 < found["membership"]["area"] < 0.6
+    assert found["attributes"]["column"] == 2 and found["stealing"]["queries"] == 9
+    assert "A low one proves" in page.read_text("utf-8")
+    pate = ("--estimator", "pate", "--public", files / "x.npy")
+    assert "membership: measured" in run("audit", "--runs", 40, *attack, *pate).out
+    broken = MechanismAudit(Bound(1.0, 2.0, 1e-5, 0.999, 40, "x"), np.ones(9), np.zeros(9))
+    with patch("private_models.__main__.audit_mechanism", return_value=broken):
         ran = run("audit")
-    assert (ran.code, "REFUTED" in ran.out) == (1, True)
+    assert (ran.code, "claim refuted" in ran.out) == (1, True)
     refused("audit", "--members", files / "x.npy", naming="go together")
-    refused("audit", "--solver", "sgd", naming="--solver")
+    refused("audit", *attack, "--estimator", "pate", naming="--public")
+    refused("audit", "--estimator", "magic", naming="fc, sgd")
     refused("audit", "--runs", 1, naming="1 runs")
+    refused("audit", "--runs", 40, "--serve", "http://example.org", naming="plain HTTP")
+
+
+def test_audit_of_a_service(tmp_path: Path) -> None:
+    """A real service of encrypted queries on a socket: its linear model is copied."""
+    module = torch.nn.Linear(5, 3)
+    network = from_torch(module, torch.rand(20, 5))
+    program = he_inference.compile(network, examples=np.random.rand(20, 5)).program
+    with service.running(program) as url:
+        found = run("audit", "--runs", 40, "--serve", url, "--json").json["stealing"]
+    assert (found["queries"], found["target"]) == (6, "the service")
+    assert found["error"] < 0.05
 
 
 def test_help_and_mistakes() -> None:
-    for verb in ("features", "fit", "predict", "account", "audit"):
+    for verb in ("features", "fit", "predict", "account", "audit", "pate"):
         assert "Example" in run(verb, "--help").out
     refused("dance", naming="dance")
 
@@ -178,15 +238,79 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
 
 def test_picture_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pictures"):
-        read_picture_folder(tmp_path)
+        read_pictures(tmp_path)
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         Image.new("L", (5, 4)).save(tmp_path / name / "one.png")
-    pictures, names = read_picture_folder(tmp_path)
+    pictures, names = read_pictures(tmp_path)
     assert names == ["cat", "dog"] and pictures[0].mode == "RGB"
-    assert read_picture_folder(tmp_path / "cat")[1] is None
+    assert [picture.size for picture in pictures[1:]] == [(5, 4)]
+    assert read_pictures(tmp_path / "cat")[1] is None
+    whole = (tmp_path / "dog" / "one.png").read_bytes()
+    (tmp_path / "dog" / "one.png").write_bytes(whole[:45])
+    with pytest.raises(InputError, match=r"one\.png"):
+        list(read_pictures(tmp_path)[0])
     (tmp_path / "cat" / "two.png").write_bytes(b"no")
     with pytest.raises(InputError, match=r"two\.png"):
-        read_picture_folder(tmp_path)
+        read_pictures(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
-        read_picture_folder(tmp_path / "none")
+        read_pictures(tmp_path / "none")
+
+
+def test_pictures_in_an_idx_file(tmp_path: Path) -> None:
+    path = tmp_path / "i"
+    path.write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 4) + bytes(range(24)))
+    pictures, names = read_pictures(path)
+    assert names is None and len(pictures) == 2 and pictures[1].size == (4, 3)
+    assert np.asarray(pictures[1])[0, 0].tolist() == [12, 12, 12]
+    assert picture_shape(path) == (3, 4)
+    path.write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 2) + b"ab")
+    with pytest.raises(InputError, match="IDX pictures"):
+        read_pictures(path)
+
+
+def test_texts(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text('text,stars\n"good, very",5\nbad,1\n', encoding="utf-8")
+    assert read_texts(table, "text", "stars") == (["good, very", "bad"], ["5", "1"])
+    assert read_texts(table, "text")[1] is None
+    for wrong in ((None, None), ("nothing", None), ("text", "nothing")):
+        with pytest.raises(InputError, match="column"):
+            read_texts(table, *wrong)
+    table.write_text("text\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line of names"):
+        read_texts(table, "text")
+    for name in ("ham", "spam"):
+        (tmp_path / "mail" / name).mkdir(parents=True)
+        (tmp_path / "mail" / name / "1.txt").write_text(f"{name}!", encoding="utf-8")
+    assert read_texts(tmp_path / "mail") == (["ham!", "spam!"], ["ham", "spam"])
+    with pytest.raises(InputError, match="no columns"):
+        read_texts(tmp_path / "mail", "text")
+    (tmp_path / "mail" / "ham" / "2.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(InputError, match="UTF-8"):
+        read_texts(tmp_path / "mail")
+
+
+def test_features(tmp_path: Path) -> None:
+    """Real backbones are not installed everywhere: here it is a module of our own."""
+    for name in ("cat", "dog"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.effect_noise((8, 8), 60).save(tmp_path / "in" / name / "a.png")
+    out, labels = tmp_path / "f.npy", tmp_path / "l.npy"
+
+    def pixels_of(pictures: Sequence[object]) -> torch.Tensor:
+        return torch.stack([torch.tensor(np.asarray(p), dtype=torch.float32) for p in pictures])
+
+    small = Backbone("small", torch.nn.Flatten(), pixels_of)
+    with patch("private_models.__main__._backbone", return_value=small):
+        ask = ("features", tmp_path / "in", "-o", out)
+        said = run(*ask, "--labels", labels, "--cache", tmp_path / "c", "--json").json
+        assert (said["rows"], said["columns"]) == (2, 192)
+        assert read_labels(labels).tolist() == ["cat", "dog"]
+        assert read_features(out).shape == (2, 192)
+        assert "2 rows of 192" in run(*ask).out
+        refused("features", tmp_path / "in" / "cat", "-o", out, "--labels", labels,
+                naming="no labels")  # fmt: skip
+        refused(*ask, "--column", "x", naming="for texts")
+        refused(*ask, "--backbone", "magic", naming="efficientnet-lite0, minilm")
+        refused(*ask, "--device", "abacus", naming="abacus")

@@ -8,6 +8,7 @@ import copy
 import math
 import os
 import pickle
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from unittest.mock import patch
@@ -205,6 +206,35 @@ def test_copies_are_refused() -> None:
     for twice in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(OptionError, match="cannot be copied"):
             twice(RandomBits())
+
+
+def test_threads_that_share_a_stream_get_different_words() -> None:
+    """All together they get what one alone would: every word of the stream once."""
+    shared = RandomBits.unsafe_from_seed(9)
+    found: list[np.ndarray] = []
+
+    def draw() -> None:
+        for _ in range(200):
+            found.append(shared.words(64))
+
+    threads = [threading.Thread(target=draw) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = RandomBits.unsafe_from_seed(9).words(8 * 200 * 64)
+    assert np.array_equal(np.sort(np.concatenate(found)), np.sort(alone))
+
+
+def test_a_process_number_that_is_used_again_is_not_taken_for_the_old_process() -> None:
+    """A grandchild may get its grandparent's number, and must not go on with its stream."""
+    with patch.object(os, "urandom", wraps=os.urandom) as source:
+        stream = RandomBits()
+        stream.words(1)
+        assert source.call_count == 1
+        with patch.object(noise, "_forks", noise._forks + 2):  # same number, two forks on
+            stream.words(1)
+        assert source.call_count == 2
 
 
 def test_a_forked_process_draws_its_own() -> None:

@@ -266,7 +266,8 @@ def test_adam_learns() -> None:
 def test_rows_that_do_not_fit_are_prepared_anew() -> None:
     features, labels, _ = problem(5)
     for room in (0, 1 << 20):
-        prepared = Prepared(ArrayRows(features, labels), clipping(WIDTH, 1.0, 0.3), room)
+        rows = ArrayRows(features, labels)
+        prepared = Prepared(rows, clipping(WIDTH, 1.0, 0.3), cache_bytes=room)
         first, second = (list(prepared.chunks()) for _ in range(2))
         assert np.array_equal(first[0][0], second[0][0])
         assert (first[0][0] is second[0][0]) is bool(room)

@@ -124,8 +124,8 @@ def files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
     digests = {name: hashlib.md5(content).hexdigest() for name, content in made.items()}
     monkeypatch.setattr(datasets, "MNIST_MD5", digests)
     monkeypatch.setattr(datasets, "ARCHIVE_SHA256", hashlib.sha256(archive(made)).hexdigest())
-    monkeypatch.setattr(datasets, "_known_places", lambda: [tmp_path / "data"])
-    monkeypatch.setattr(datasets, "_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(datasets, "known_places", lambda: [tmp_path / "data"])
+    monkeypatch.setattr(datasets, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     monkeypatch.delenv(datasets.FOLDER_VARIABLE, raising=False)
     return made

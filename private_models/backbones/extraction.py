@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from private_models.errors import BackboneError, InputError
+from private_models.errors import BackboneError, InputError, OptionError
 
 Features = npt.NDArray[np.float32]
 Progress = Callable[[int], None]
@@ -39,11 +39,14 @@ class Backbone:
         name: which architecture, resolution and preprocessing; part of the cache's digest.
         module: gives (batch, d), or (batch, d, height, width), which is averaged over positions.
         prepare: from a batch of inputs, in whatever form they are given, to the module's tensor.
+        size: of an input, where batches of alike ones are quicker (texts are filled up to the
+            longest of a batch); rows come back in the order of the inputs all the same.
     """
 
     name: str
     module: torch.nn.Module
     prepare: Callable[[Sequence[object]], torch.Tensor]
+    size: Callable[[object], int] | None = None
 
     def features(
         self,
@@ -56,20 +59,31 @@ class Backbone:
 
         device: None for a GPU where there is one, else the CPU.
 
-        Raises `InputError` for no inputs, `BackboneError` for a module that gives something else
-        than one finite vector an input.
+        Raises `InputError` for no inputs, `OptionError` for another device, `BackboneError` for a
+        module that gives something else than one finite vector an input.
         """
         if not len(inputs):
             raise InputError("no inputs: expected at least one to extract features of")
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = _device(device)
         module = self.module.eval().to(place)
         found = []
+        order = self._order(inputs)
         with torch.inference_mode():
-            for chunk in _batches(inputs, batch):
+            for start in range(0, len(inputs), batch):
+                chunk = [inputs[at] for at in order[start : start + batch]]
                 given = module(self.prepare(chunk).to(place))
                 found.append(self._pooled(given, len(chunk)))
                 progress(len(chunk))
-        return np.concatenate(found)
+        features = np.empty((len(inputs), found[0].shape[1]), np.float32)
+        features[order] = np.concatenate(found)
+        return features
+
+    def _order(self, inputs: Sequence[object]) -> list[int]:
+        places = range(len(inputs))
+        if self.size is None:
+            return list(places)
+        sizes = [self.size(value) for value in inputs]
+        return sorted(places, key=sizes.__getitem__)
 
     def _pooled(self, given: object, expected: int) -> Features:
         if not isinstance(given, torch.Tensor) or given.ndim not in (2, 4):
@@ -96,7 +110,12 @@ class Backbone:
         return state.hexdigest()
 
     def cached(
-        self, inputs: Sequence[object], folder: Path, progress: Progress = ignore
+        self,
+        inputs: Sequence[object],
+        folder: Path,
+        device: str | None = None,
+        batch: int = BATCH,
+        progress: Progress = ignore,
     ) -> Features:
         """As `features`, from the folder's cache where it holds them, and kept there otherwise.
 
@@ -108,13 +127,24 @@ class Backbone:
             if (kept := _read(path, len(inputs))) is not None:
                 progress(len(inputs))
                 return kept
-            features = self.features(inputs, progress=progress)
+            features = self.features(inputs, device, batch, progress)
             part = folder / f".{token_hex(8)}.part"
             save_file({"features": features}, part)
             os.replace(part, path)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{folder}: the cache cannot be used: {error}") from None
         return features
+
+
+def _device(name: str | None) -> torch.device:
+    """Raises `OptionError` for one that torch does not have."""
+    try:
+        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"device {name!r} cannot be used ({reason}): try 'cpu'") from None
+    return chosen
 
 
 def _batches(inputs: Sequence[object], size: int) -> Iterator[Sequence[object]]:

@@ -1,12 +1,16 @@
 """DP-FC and noisy gradient descent: full-batch steps in a space where all directions are alike.
 
 `fc` is DP-SGD with feature covariance (Mehta et al. 2023, arXiv 2211.13403): F = Σ z zᵀ needs no
-label, is published once, and preconditions every gradient by (F/n + reg·I)⁻¹. Where public features
-have whitened the rows already, F is public knowledge, is not published, and steps are plain.
+label, is published once, and preconditions every gradient by (F/n + reg·I)⁻¹. Two things are read
+off F besides: its column of the constant is the mean of the features, and its trace their length.
+Rows are centred by the one and scaled to the norm bound by the other before any gradient is made,
+so that noise, which is as large as the bound, is not spent on what all rows have in common. Where
+public features have whitened the rows already, F is public knowledge, is not published, and steps
+are plain.
 
 Privacy: one row adds z·zᵀ to F, at most bound² in Frobenius norm, and a gradient of norm at most
-C ≤ √2·bound, clipped by the norm trick. All releases are full-batch and Gaussian; noise is drawn
-anew for every class and every step.
+C ≤ √2·bound, clipped by the norm trick, whatever was done to the row. All releases are full-batch
+and Gaussian; noise is drawn anew for every class and every step.
 """
 
 import math
@@ -15,9 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from private_models.arithmetic import largest_gradient
+from private_models.features import Transform
 from private_models.noise import Array
-from private_models.releases import Release
+from private_models.releases import UNIT_ROUNDOFF, Release
 from private_models.solvers.task import (
+    Prepared,
     Shape,
     Task,
     check_count,
@@ -28,6 +34,8 @@ from private_models.solvers.task import (
 
 COVARIANCE = "covariance of the features"
 GRADIENT = "gradient of the loss"
+LARGEST_GAIN = 8.0
+"""By which rows are made longer after centring, at most."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class FeatureCovariance:
         momentum: 0 to 1, 1 excluded.
         clip_norm: of one row's gradient, or None for what is never exceeded, √2·bound.
         covariance_share: of μ² spent on F; 0 where rows were whitened by public features.
-        ridge: reg relative to the mean eigenvalue of F, beyond what its noise asks for.
+        ridge: reg relative to the mean eigenvalue of F, beyond the edge σ√(2d)/n of the spectrum of
+            its noise (Wigner's semicircle): below that there is nothing but noise.
     """
 
     steps: int
@@ -75,36 +84,88 @@ class FeatureCovariance:
         )
         return covariance, gradients
 
+    def rounding(self, transform: Transform) -> float:
+        """Error of a row that gradients see, relative to its bound, at most."""
+        if not self.covariance_share:
+            return transform.rounding
+        return LARGEST_GAIN * (2 * transform.rounding + 32 * UNIT_ROUNDOFF)
+
     def fit(self, task: Task) -> Array:
         """Weights (width, K)."""
         shape = task.shape
-        precondition, pace = self._preconditioner(task)
+        view = self._view(task)
         clip = largest_gradient(shape.bound, self.clip_norm)
         weights = np.zeros((shape.width, shape.classes))
         velocity = np.zeros_like(weights)
         for step in range(self.steps):
-            exact = task.arithmetic.gradient(task.prepared.chunks(), weights, clip)
+            exact = task.arithmetic.gradient(view.prepared.chunks(), weights, clip)
             gradient = task.mechanism.publish(GRADIENT, exact) / shape.rows
-            velocity = self.momentum * velocity + precondition @ gradient
-            weights = within_logit_bound(weights - pace * velocity, shape.bound)
+            velocity = self.momentum * velocity + view.precondition(gradient)
+            weights = within_logit_bound(weights - view.pace * velocity, shape.bound)
             task.progress("gradient steps", step + 1, self.steps)
-        return weights
+        return view.weights(weights)
 
-    def _preconditioner(self, task: Task) -> tuple[Array, float]:
-        """(F/n + reg·I)⁻¹, and the learning rate in its units.
-
-        reg is `ridge`·mean eigenvalue, and at least the edge σ√(2d)/n of the spectrum of F's
-        noise, off-diagonal standard deviation σ/√2 (Wigner's semicircle): below it there is none
-        but noise.
-        """
+    def _view(self, task: Task) -> "_View":
         shape = task.shape
         if not self.covariance_share:
-            return np.eye(shape.width), self.learning_rate / shape.curvature
-        deviation = task.mechanism.next_release.standard_deviation
+            return _View(task.prepared, None, self.learning_rate / shape.curvature, None)
+        deviation = task.mechanism.next_release.standard_deviation / shape.rows
         exact = task.arithmetic.gram(task.prepared.chunks(), shape.width)
         published = task.mechanism.publish_symmetric(COVARIANCE, exact) / shape.rows
-        values, axes = np.linalg.eigh(published)
+        inner, covariance = _recentring(published, deviation, task.prepared.transform)
+        values, axes = np.linalg.eigh(covariance)
         values = values.clip(0)
-        edge = deviation * math.sqrt(2 * shape.width) / shape.rows
+        edge = deviation * inner.gain**2 * math.sqrt(2 * shape.width)
         floor = self.ridge * float(values.mean()) + edge
-        return (axes / (values + floor)) @ axes.T, self.learning_rate
+        inverse = (axes / (values + floor)) @ axes.T
+        return _View(task.prepared.through(inner), inverse, self.learning_rate, inner)
+
+
+@dataclass(frozen=True)
+class _View:
+    """Rows as gradients see them, and steps in that space.
+
+    Attributes:
+        prepared: the rows. inverse: (F/n + reg·I)⁻¹, or None for the identity. pace: of a step.
+        inner: what was done to prepared rows, or None.
+    """
+
+    prepared: Prepared
+    inverse: Array | None
+    pace: float
+    inner: Transform | None
+
+    def precondition(self, gradient: Array) -> Array:
+        return gradient if self.inverse is None else self.inverse @ gradient
+
+    def weights(self, found: Array) -> Array:
+        """For rows as the task prepared them."""
+        if self.inner is None:
+            return found
+        outer, constant = self.inner.fold(found)
+        return np.vstack([outer, constant / self.inner.bias]) if self.inner.bias else outer
+
+
+def _recentring(published: Array, deviation: float, outer: Transform) -> tuple[Transform, Array]:
+    """Centring and scaling read off F/n, and F/n (width, width) as it is after them.
+
+    F/n has noise of `deviation` on the diagonal and 1/√2 of that off it. With a bias column b its
+    last column is b·mean, whose noise is taken off by positive-part shrinkage (James & Stein 1961).
+    Rows become longer by `LARGEST_GAIN` at most, which keeps their rounding error bounded.
+    """
+    inner = len(published) - (outer.bias != 0)
+    mean = np.zeros(inner)
+    if outer.bias:
+        mean = published[:-1, -1] / outer.bias
+        noise = inner * deviation**2 / 2 / outer.bias**2
+        mean = mean * max(0.0, 1 - noise / max(float(mean @ mean), 1e-300))
+    square = float(np.trace(published[:inner, :inner])) - float(mean @ mean)
+    gain = outer.norm / math.sqrt(max(square, (outer.norm / LARGEST_GAIN) ** 2))
+    transform = Transform(
+        mean, gain, gain, outer.norm, outer.bias, outer.norm, outer.bound**2, 1.0, "recentred"
+    )
+    covariance = np.zeros_like(published)
+    covariance[:inner, :inner] = (published[:inner, :inner] - np.outer(mean, mean)) * gain**2
+    if outer.bias:
+        covariance[-1, -1] = outer.bias**2
+    return transform, covariance

@@ -62,10 +62,14 @@ class Shape:
 
 @dataclass
 class Prepared:
-    """The private rows through the transform; the only thing of them that solvers see."""
+    """The private rows through the transform; the only thing of them that solvers see.
+
+    inner: a further one, made of what was published, after the first.
+    """
 
     rows: Rows
     transform: Transform
+    inner: Transform | None = None
     cache_bytes: int = CACHE_BYTES
     _kept: list[Chunk] | None = field(default=None, init=False)
 
@@ -77,7 +81,7 @@ class Prepared:
         kept: list[Chunk] = []
         room = self.cache_bytes
         for rows, labels in self.rows.chunks():
-            chunk = (self.transform(rows), labels)
+            chunk = (self._through_all(rows), labels)
             room -= chunk[0].nbytes
             if room >= 0:
                 kept.append(chunk)
@@ -86,6 +90,20 @@ class Prepared:
             yield chunk
         if room >= 0:
             self._kept = kept
+
+    def _through_all(self, rows: Array) -> Array:
+        prepared = self.transform(rows)
+        if self.inner is None:
+            return prepared
+        return self.inner(prepared[:, :-1] if self.transform.bias else prepared)
+
+    def through(self, inner: Transform) -> "Prepared":
+        """The same rows less the bias column through another transform, which appends its own.
+
+        What was kept of these is let go: they are not needed any more.
+        """
+        self._kept = None
+        return Prepared(self.rows, self.transform, inner, self.cache_bytes)
 
 
 @dataclass(frozen=True)

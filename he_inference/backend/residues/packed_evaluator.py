@@ -12,8 +12,9 @@ import numpy as np
 from he_inference.backend import seeds
 from he_inference.backend.clear import plain_scale
 from he_inference.backend.residues import row_tasks
+from he_inference.backend.residues.key_rows import KeyRows, weight_rows
 from he_inference.backend.residues.memory import aligned
-from he_inference.backend.residues.packed_schedule import KeyRows, schedule, weight_rows
+from he_inference.backend.residues.packed_schedule import schedule
 from he_inference.backend.residues.switching import MAX_DIGITS, Floats, Places
 from he_inference.backend.residues.transforms import Transform
 from he_inference.backend.residues.weights import centred, encode
@@ -41,14 +42,13 @@ class PackedEvaluator:
         self._primes = np.array(parameters.primes, np.float64)
         _check_exact(parameters.primes)
         self._transform = Transform(parameters.ring_degree, parameters.primes)
-        self._schedule = schedule(program, as_seal=as_seal)
+        made = schedule(program, as_seal=as_seal)
+        self._table = made.table
         self._factors = _factors(parameters.primes)
-        self._places = _places(self._schedule.steps, parameters.ring_degree)
+        self._places = _places(made.steps, parameters.ring_degree)
         self._weights = self._encoded()
-        self._rows = aligned(self._schedule.rows, parameters.ring_degree)
-        self._scratch = [
-            aligned(3 + self._schedule.digits, parameters.ring_degree) for _ in range(threads)
-        ]
+        self._rows = aligned(self._table.rows, parameters.ring_degree)
+        self._scratch = [aligned(3 + made.digits, parameters.ring_degree) for _ in range(threads)]
         self._lock, self._pool = Lock(), ThreadPoolExecutor(threads)
 
     def prepare(self) -> None:
@@ -87,15 +87,15 @@ class PackedEvaluator:
         seeds.expand(query.seed, primes, words[1])
         with self._lock:
             self._run(keys, words.reshape(-1, query.residues.shape[-1]))
-            return self._rows[list(self._schedule.answer)].astype(np.uint64)
+            return self._rows[list(self._table.kept)].astype(np.uint64)
 
     def _run(self, keys: Floats, words: Residues, tasks: int | None = None) -> None:
-        counters, s = np.zeros(2, np.int64), self._schedule
-        todo = s.tasks if tasks is None else s.tasks[:tasks]
+        counters, table = np.zeros(2, np.int64), self._table
+        todo = table.tasks if tasks is None else table.tasks[:tasks]
 
         def work(scratch: Floats) -> None:
             row_tasks.run(
-                todo, s.lists, counters, words, self._rows, scratch, keys, self._weights,
+                todo, table.lists, counters, words, self._rows, scratch, keys, self._weights,
                 self._places, self._transform.tables, self._transform.inverse_tables,
                 self._primes, self._factors,
             )  # fmt: skip

@@ -13,37 +13,27 @@ With `as_seal` nothing of this is done, digits are in [0, p) as SEAL's are, and 
 SEAL's, bit for bit.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-
-import numpy as np
-import numpy.typing as npt
 
 from he_inference.backend.residues import row_tasks as op
-from he_inference.backend.residues.row_tasks import FIELDS
+from he_inference.backend.residues.key_rows import KeyPlace, KeyRows, weight_rows
+from he_inference.backend.residues.task_table import Task, TaskTable, write
 from he_inference.fusion import Fusion, Sum, alone
 from he_inference.program import Instruction, Program
 
-Integers = npt.NDArray[np.int64]
-_ROWS = (op.TARGET, op.SECOND, op.SOURCE, op.OTHER, op.OWN_ROW)
-"""Fields that name rows of the workspace."""
 _NONE = -1
 
 
 @dataclass(frozen=True, eq=False)
 class PackedSchedule:
-    """tasks: int64 (count, FIELDS). lists: int64. rows: of the workspace. digits: at most, of one
-    key switch. answer: its two rows, coefficients modulo the first prime. steps: rotations by their
-    number in `PLACES`.
+    """table: whose kept rows are the answer's two, coefficients modulo the first prime.
+
+    digits: at most, of one key switch. steps: rotations by their number in `PLACES`.
     """
 
-    tasks: Integers
-    lists: Integers
-    rows: int
+    table: TaskTable
     digits: int
-    answer: tuple[int, int]
     steps: tuple[int, ...]
 
 
@@ -67,17 +57,6 @@ class _Value:
         return self.components[component] + modulus
 
 
-@dataclass(frozen=True)
-class _Task:
-    """Fields by number, and terms as (row, …) with the number of rows that each begins with."""
-
-    fields: dict[int, int]
-    reads: tuple[int, ...]
-    writes: tuple[int, ...]
-    terms: tuple[tuple[int, ...], ...] = ()
-    rows_of_term: int = 1
-
-
 class _Scheduler:
     """Walks the instructions once; rows have numbers of their own until all are known."""
 
@@ -86,7 +65,7 @@ class _Scheduler:
         self._keys = KeyRows(program)
         self._special = len(program.parameters.data_primes)
         self._weights = weight_rows(program)
-        self._tasks: list[_Task] = []
+        self._tasks: list[Task] = []
         self._next_row = 0
         self._blocks: list[tuple[int, int]] = []
         self._values: dict[int, _Value] = {}
@@ -100,25 +79,8 @@ class _Scheduler:
         self._answer = self._coefficients(self._values[len(program.instructions) - 1])
 
     def finish(self) -> PackedSchedule:
-        tasks, starts = _in_phases(self._tasks)
-        places, rows = _placed(self._blocks, tasks, starts, self._answer)
-        table = np.zeros((len(tasks), FIELDS), np.int64)
-        lists: list[int] = []
-        for number, task in enumerate(tasks):
-            entry = table[number]
-            entry[op.PLACES] = entry[op.OWN] = _NONE
-            for name, value in task.fields.items():
-                entry[name] = places[value] if name in _ROWS and value >= 0 else value
-            entry[op.LIST], entry[op.TERMS] = len(lists), sum(map(len, task.terms))
-            entry[op.START] = starts[number]
-            for term in task.terms:
-                lists += [places[row] for row in term[: task.rows_of_term]]
-                lists += term[task.rows_of_term :]
-        answer = places[self._answer[0]], places[self._answer[1]]
-        return PackedSchedule(
-            table, np.array(lists or [0], np.int64), rows, self._most_digits, answer,
-            tuple(self._steps),
-        )  # fmt: skip
+        table = write(self._tasks, self._blocks, self._answer)
+        return PackedSchedule(table, self._most_digits, tuple(self._steps))
 
     # -------------------------------------------------------------------- instructions
 
@@ -344,7 +306,7 @@ class _Scheduler:
         return [*range(digits, digits + level), row + m if m < level else row]
 
     def _switch(
-        self, digits: int, row: int, level: int, key: "KeyPlace", sums: _Value,
+        self, digits: int, row: int, level: int, key: KeyPlace, sums: _Value,
         after: int = _NONE, *, add: bool = False,
     ) -> None:  # fmt: skip
         for j, m in enumerate(self._moduli(level)):
@@ -354,7 +316,7 @@ class _Scheduler:
             )  # fmt: skip
 
     def _switch_task(
-        self, operation: int, m: int, reads: Iterable[int], key: "KeyPlace", sums: _Value, j: int,
+        self, operation: int, m: int, reads: Iterable[int], key: KeyPlace, sums: _Value, j: int,
         level: int, after: int, add: bool, fields: dict[int, int],
     ) -> None:  # fmt: skip
         self._most_digits = max(self._most_digits, level)
@@ -408,111 +370,9 @@ class _Scheduler:
         rows_of_term: int = 1,
     ) -> None:
         fields = {op.OPERATION: operation, op.PRIME: m, **fields}
-        self._tasks.append(_Task(fields, tuple(reads), tuple(writes), tuple(terms), rows_of_term))
+        self._tasks.append(Task(fields, tuple(reads), tuple(writes), tuple(terms), rows_of_term))
 
 
 def _terms(values: Sequence[tuple[_Value, int]], c: int, m: int) -> list[tuple[int, int]]:
     """A row of every value that has the component, and the permutation that goes with it."""
     return [(v.row(c, m), place) for v, place in values if c < len(v.components)]
-
-
-_WINDOW = 1
-"""Phases by which a task may come earlier than those before it: rows should not wait for long."""
-
-
-def _in_phases(tasks: Sequence[_Task]) -> tuple[list[_Task], list[int]]:
-    """Tasks by phase, and for every one the first of its phase: it waits for none from there on.
-
-    A task comes as early as what it reads is there, and what it writes is read no more.
-    """
-    phase, last = [0] * len(tasks), 0
-    written, read = dict[int, int](), dict[int, int]()
-    for number, task in enumerate(tasks):
-        after = [written.get(row, -1) for row in (*task.reads, *task.writes)]
-        after += [read.get(row, -1) for row in task.writes]
-        here = max(max(after, default=-1) + 1, last - _WINDOW)
-        for row in task.reads:
-            read[row] = max(read.get(row, -1), here)
-        for row in task.writes:
-            written[row] = here
-        phase[number], last = here, max(last, here)
-    order = sorted(range(len(tasks)), key=phase.__getitem__)
-    ordered = sorted(phase)
-    return [tasks[number] for number in order], [bisect_left(ordered, p) for p in ordered]
-
-
-def _placed(
-    blocks: Sequence[tuple[int, int]],
-    tasks: Sequence[_Task],
-    starts: Sequence[int],
-    answer: Sequence[int],
-) -> tuple[Integers, int]:
-    """The place of every row in a workspace, and the workspace's rows.
-
-    A place is free again when the phase is over in which the last of its block was used, but for
-    those of the answer.
-    """
-    block_of = np.concatenate([np.full(count, b) for b, (_, count) in enumerate(blocks)])
-    begins, ends = np.full(len(blocks), len(tasks)), np.zeros(len(blocks), np.int64)
-    for task, start in zip(tasks, starts, strict=True):
-        for row in (*task.reads, *task.writes):
-            block = block_of[row]
-            begins[block], ends[block] = min(begins[block], start), max(ends[block], start)
-    ends[block_of[list(answer)]] = len(tasks)
-    places, top = np.zeros(len(block_of), np.int64), 0
-    live: list[tuple[int, int, int]] = []
-    for block in np.argsort(begins, kind="stable"):
-        first, count = blocks[block]
-        live = sorted(place for place in live if place[2] >= begins[block])
-        start = 0
-        for low, high, _ in live:
-            if low - start >= count:
-                break
-            start = max(start, high)
-        live.append((start, start + count, int(ends[block])))
-        places[first : first + count] = np.arange(start, start + count)
-        top = max(top, start + count)
-    return places, top
-
-
-@dataclass(frozen=True)
-class KeyPlace:
-    """Where a key lies: digit i, part b, modulus j are row first + (2·i + b)·(level + 1) + j."""
-
-    first: int
-    level: int
-
-    @property
-    def rows(self) -> int:
-        return 2 * self.level * (self.level + 1)
-
-
-class KeyRows:
-    """Where the evaluation keys of a program lie, one after the other as in `KeyPlan.levels`."""
-
-    def __init__(self, program: Program) -> None:
-        plan = program.signature.keys
-        self.places: list[KeyPlace] = []
-        self.count = 0
-        for level in plan.levels:
-            self.places.append(KeyPlace(self.count, level))
-            self.count += self.places[-1].rows
-        rotations = self.places[1:] if plan.relinearisation else self.places
-        self.rotations = {
-            step: place for (step, _), place in zip(plan.rotations, rotations, strict=True)
-        }
-
-    @cached_property
-    def relinearisation(self) -> KeyPlace:
-        return self.places[0]
-
-
-def weight_rows(program: Program) -> dict[int, int]:
-    """The first row of every vector that is used: it has one for each prime of its level."""
-    firsts: dict[int, int] = {}
-    top = 0
-    for i in program.instructions:
-        if i.vector >= 0:
-            firsts[i.vector] = top
-            top += i.level
-    return firsts
