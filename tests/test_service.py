@@ -120,7 +120,7 @@ def tolerance(kind: str) -> float:
 
 LIMITS = Settings(
     workers=1, queue=0, max_batch=2, key_sets=2, body_seconds=1.5, slowest_upload=1e6,
-    request_seconds=30.0, start_seconds=PATIENCE, stop_seconds=3,
+    request_seconds=PATIENCE, start_seconds=PATIENCE, stop_seconds=3,
 )  # fmt: skip
 
 
