@@ -7,21 +7,31 @@ private answer is
 
     c0 = m + κ + E − c1·s,      c1 = c1' + a·u + e1,      then divided by all primes but the first.
 
-κ is what relinearisation and the encryption of zero add, and depends on the weights beyond m. E is
-drawn uniformly from F = 2^bits integers for every coefficient. Of c0 a message shows all
+κ is what relinearisation and the encryption of zero add. The former depends on the weights beyond
+m, the latter on u and e1, of which whoever knows s would learn something from it. E is drawn
+uniformly from F = 2^bits integers for every coefficient. Of c0 a message shows all
 coefficients in the batched layout, N for each output, and one for each in the other. It is within
 
     coefficients shown · B / F  =  2^−statistical_bits               (B ≥ |κ| always)
 
-of one that is made from m + E alone (so two models with the same m are within twice that), plus the
-advantage against ring LWE with the ternary secret u of every output, at the parameters of the
-queries (c1 is masked by a·u + e1), plus that against AES in counter mode (smudging: Asharov et al.
-2012, Lemma 1; answers re-randomised by an encryption of zero: Gentry 2009, 4.2 in his thesis).
+of one that is made from m + E alone (so two models with the same m are within twice that), for a
+message of the batched layout and for a query of the other, of which a message may hold many; plus
+the advantage against ring LWE with a fresh ternary secret u for every ciphertext of an answer,
+modulo all data primes (c1 is masked by a·u + e1), plus that against AES in counter mode (smudging:
+Asharov et al. 2012, Lemma 1; answers re-randomised by an encryption of zero: Gentry 2009, 4.2 in
+his thesis).
+
+In the coefficient layout X is modulo the first prime q, and m is W·X times the others, Q/q. Of it
+an answer shows one number for each output: Σ over the weights of its ciphertext times coefficients
+of X. Where X is an expanded query these are the network's values. Where a client puts something on
+coefficients that hold no feature, weights of other outputs in the same ciphertext are added: other
+linear forms of the same weights, and never more of them than there are outputs.
 
 What a client learns is m + E: the network at its own query X, with noise about as large as the
-answers' resolution. X is an element of the ring, with the encryption noise in it, so these are N
-noisy numbers and not N/2, of a query that a client could have chosen. The network's value at the
-query *without* that noise need not be hidden, and is not: that is why nothing but κ is flooded.
+answers' resolution. X is an element of the ring, with the encryption noise in it, so in the batched
+layout these are N noisy numbers and not N/2, of a query that a client could have chosen. The
+network's value at the query *without* that noise need not be hidden, and is not: that is why
+nothing but κ is flooded.
 
 B is a worst case, not an estimate: digits are below their primes, SEAL's errors are sums of 42
 bits, at most 21, and secrets are ternary.

@@ -6,22 +6,36 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from he_inference.coefficient_compiler import CompiledCoefficients
 from he_inference.compiler import Compiled
 from he_inference.compiler import compile as compile_network
 from he_inference.nn import Square
 from he_inference.torch_modules import from_torch
 
 INPUTS = 16
+KINDS = {
+    "private": ("coefficients", "private"),
+    "plain": ("coefficients", "plain"),
+    "packed": ("packed", "plain"),
+}
+"""Layout and response."""
+
+
+def compiled(kind: str = "private") -> Compiled | CompiledCoefficients:
+    """Two linear layers around squares, 16 → 8 → 4."""
+    return _compiled(kind)
 
 
 @cache
-def compiled() -> Compiled:
-    """Two linear layers around squares, 16 → 8 → 4."""
+def _compiled(kind: str) -> Compiled | CompiledCoefficients:
     torch.manual_seed(0)
     layers = (torch.nn.Linear(INPUTS, 8), Square(), torch.nn.Linear(8, 4))
     module = torch.nn.Sequential(*layers).eval()
     network = from_torch(module, torch.zeros(1, INPUTS))
-    return compile_network(network, precision=8.0)
+    layout, response = KINDS[kind]
+    made = compile_network(network, layout=layout, response=response, precision=8.0)
+    assert isinstance(made, Compiled | CompiledCoefficients)
+    return made
 
 
 def inputs(count: int, seed: int = 0) -> npt.NDArray[np.float64]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from xml.etree import ElementTree
 
 import httpx
 import numpy as np
@@ -303,6 +304,230 @@ def test_output_replaces_an_older_file_and_keeps_links(files: Files, tmp_path: P
     assert link.is_symlink()
     assert target.read_bytes().startswith(b"STVC")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target"]
+
+
+# ---------------------------------------------------------------------------- sums alone
+
+COEFFICIENTS = ("--layout", "coefficients")
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
+    """The chain by files of the coefficient layout, for either response."""
+    return {
+        response: written(
+            tmp_path_factory.mktemp(response), _network(0), pixels(3), *COEFFICIENTS,
+            *("--response", response), *("--precision", "9"),
+        )
+        for response in ("private", "plain")
+    }  # fmt: skip
+
+
+either_single = pytest.mark.parametrize("response", ["private", "plain"])
+
+
+@either_single
+def test_a_chain_of_sums_gives_the_labels_of_the_network(
+    single: dict[str, Files], response: str
+) -> None:
+    it = single[response]
+    x = pixels(3)[:, None].astype(np.float32) / np.float32(255)
+    expected, said = it.network.evaluate(x), it.said["decrypt"]
+    assert said["labels"] == expected.argmax(1).tolist()
+    resolution = he_inference.load_signature(it.m_program_signature).resolution
+    # Six standard deviations of the noise, and half a step of rounding.
+    assert np.allclose(said["scores"], expected, atol=6.5 * resolution)
+
+
+@either_single
+def test_figures_of_sums_are_those_of_the_files(single: dict[str, Files], response: str) -> None:
+    it = single[response]
+    said, facts = it.said, it.said["compile"]
+    assert (facts["layout"], facts["response"]) == ("coefficients", response)
+    assert (facts["rotations"], facts["ring_degree"]) == (0, 4096)
+    assert facts["features"] == 16 + 16 * 17 // 2
+    assert facts["security_bits"] >= 128 and facts["precision_bits"] >= 9
+    assert (facts["statistical_bits"] >= 40) is (response == "private")
+    assert (facts["key_bytes"] > 0) is (response == "private")
+    envelope = he_inference.wire.envelope_bytes
+    kinds = he_inference.wire.Kind
+    for verb, name, count, kind in (
+        ("keygen", "key_bytes", 1, kinds.EVALUATION_KEYS),
+        ("encrypt", "upload_bytes", 3, kinds.QUERY),
+        ("evaluate", "download_bytes", 3, kinds.ANSWER),
+    ):
+        found = said[verb]["key_bytes" if verb == "keygen" else "bytes"]
+        assert found == count * facts[name] + envelope(kind)
+    assert said["keygen"]["key_bytes"] == it.my_evaluation.stat().st_size
+    assert said["encrypt"] == {"queries": 3, "bytes": it.query_bin.stat().st_size}
+    assert said["evaluate"]["bytes"] == it.answer_bin.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("response", "words"),
+    [
+        ("private", ("answers       private: flooded", "kB once, no rotations", "(at most 2^-40)")),
+        ("plain", ("plain: a client", "none go to the server")),
+    ],
+)
+def test_a_summary_of_sums_for_people(
+    single: dict[str, Files], tmp_path: Path, response: str, words: tuple[str, ...]
+) -> None:
+    it = single[response]
+    options = (*COEFFICIENTS, "--response", response, "--examples", it.queries)
+    ran = run("compile", it.model_safetensors, "-o", tmp_path / "p", *options, "--precision", "7")
+    assert (ran.code, ran.err) == (0, "")
+    for word in ("128-bit security", "152 of a query, in 1 ciphertexts; 4 outputs", *words):
+        assert word in ran.out
+    signature = he_inference.load_signature(tmp_path / "p.signature")
+    assert isinstance(signature, he_inference.CoefficientSignature)
+    assert signature.response == response
+    assert 7 <= signature.precision_bits < it.said["compile"]["precision_bits"]
+
+
+def test_messages_of_sums_for_another_program(
+    single: dict[str, Files], files: Files, tmp_path: Path
+) -> None:
+    private, plain = single["private"], single["plain"]
+    output = ("-o", tmp_path / "a")
+    for other in (plain, files):
+        naming = (str(other.query_bin), "fetch the signature again")
+        refused(
+            "evaluate", private.m_program, private.my_evaluation, other.query_bin, *output,
+            naming=naming,
+        )  # fmt: skip
+        naming = (str(other.my_evaluation), "fetch the signature again")
+        refused(
+            "evaluate", private.m_program, other.my_evaluation, private.query_bin, *output,
+            naming=naming,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------- plan
+
+
+@pytest.fixture(scope="module")
+def deeper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of two squares, which has no private answers to single queries."""
+    torch.manual_seed(0)
+    layers = (nn.Flatten(), nn.Linear(4, 3), Square(), nn.Linear(3, 3), Square(), nn.Linear(3, 2))
+    path = tmp_path_factory.mktemp("deeper") / "model.safetensors"
+    made = he_inference.from_torch(nn.Sequential(*layers).eval(), torch.rand(8, 1, 2, 2))
+    made.save(path)
+    return path
+
+
+SIGNS = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
+
+
+@pytest.mark.parametrize("kind", SIGNS)
+def test_a_plan_is_a_table_and_a_picture(files: Files, tmp_path: Path, kind: str) -> None:
+    picture = tmp_path / f"plan{kind}"
+    response = ("--response", "private") if kind != ".png" else ()
+    ran = run("plan", files.model_safetensors, "--picture", picture, *response)
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[-1] == f"picture saved: {picture}"
+    assert sum("▸" in line for line in lines[:-3]) == 1
+    (marked,) = [line for line in lines if line.startswith(" ▸")]
+    assert "coefficients" in marked and "private" in marked
+    for words in ("layout", "answers", "100 Mbit/s", "▸ is what compile would choose"):
+        assert words in ran.out
+    assert ("no private answers" in ran.err) is (kind != ".png")
+    assert picture.read_bytes().startswith(SIGNS[kind])
+    if kind == ".png":
+        with Image.open(picture) as image:
+            image.load()
+            assert image.size == (1200, 750)
+    elif kind == ".svg":
+        assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+
+
+def test_a_plan_for_machines(files: Files, tmp_path: Path) -> None:
+    """What `compile` makes is the chosen point, to the byte; plain answers are never chosen."""
+    picture = tmp_path / "plan.svg"
+    said = run("plan", files.model_safetensors, "--picture", picture, "--json").json
+    assert set(said) == {"points", "refusals", "picture"} and said["refusals"] == {}
+    points = said["points"]
+    assert {(p["layout"], p["response"]) for p in points} == {
+        ("coefficients", "private"), ("coefficients", "plain"), ("packed", "plain"),
+    }  # fmt: skip
+    (chosen,) = [p for p in points if p["chosen"]]
+    assert chosen["on_front"] and chosen["response"] == "private"
+    times = [p["client_ms"] + p["server_ms"] for p in points]
+    assert times == sorted(times)
+    compiled = run("compile", files.model_safetensors, "-o", tmp_path / "p", "--json").json
+    estimates = {"client_ms", "server_ms"}  # of prices, which are measured but once
+    for name in chosen.keys() - {"chosen", "on_front"} - estimates:
+        assert compiled[name] == chosen[name], name
+    for optimise, measure in (
+        ("bytes", lambda p: p["upload_bytes"] + p["download_bytes"]),
+        ("keys", lambda p: p["key_bytes"]),
+    ):
+        options = ("--optimise", optimise, "--response", "plain", "--picture", picture, "--json")
+        found = run("plan", files.model_safetensors, *options).json["points"]
+        (best,) = [p for p in found if p["chosen"]]
+        assert measure(best) == min(map(measure, found)) and best["response"] == "plain"
+
+
+@pytest.mark.parametrize("response", [(), ("--response", "plain")])
+def test_a_plan_of_two_squares(deeper: Path, tmp_path: Path, response: tuple[str, ...]) -> None:
+    """Plain answers alone, and compile must be told so."""
+    picture = ("--picture", tmp_path / "plan.png")
+    ran = run("plan", deeper, *picture, *response)
+    assert ran.code == 0
+    assert "coefficients: the network has 2 activations one after the other" in ran.err
+    text = " ".join(ran.out.split())
+    assert "▸ is what compile with --response plain would choose" in text
+    assert "packed plain" in text and "private" not in text
+    said = run("plan", deeper, *picture, *response, "--json").json
+    assert [p["layout"] for p in said["points"]] == ["packed"]
+    assert said["points"][0]["chosen"] and said["points"][0]["on_front"]
+    assert set(said["refusals"]) == {"coefficients"}
+
+
+def test_no_private_plan_of_two_squares(deeper: Path, tmp_path: Path) -> None:
+    """Refused with all reasons, and nothing is drawn; `compile` refuses it alike."""
+    picture = ("--picture", tmp_path / "plan.png")
+    for arguments in (
+        ("plan", deeper, "--response", "private", *picture),
+        ("compile", deeper, "-o", tmp_path / "p"),
+    ):
+        ran = run(*arguments)
+        assert (ran.code, ran.out) == (2, "")
+        for words in ("no layout for single", "2 activations", "packed layout has no private"):
+            assert words in ran.err
+        assert "Traceback" not in ran.err
+    assert list(tmp_path.iterdir()) == []
+    ran = run("compile", deeper, "-o", tmp_path / "p", "--response", "plain", "--json")
+    assert ran.json["layout"] == "packed"
+
+
+@pytest.mark.parametrize(
+    ("options", "naming"),
+    [
+        (("--picture", "plan.gif"), ("plan.gif", ".png, .svg, .pdf")),
+        (("--picture", "plan"), ("--picture plan", ".png")),
+        (("--picture", "none/plan.png"), ("none", "not a folder")),
+        (("--optimise", "memory"), ("'memory' is unknown", "latency, bytes, keys")),
+        (("--response", "secret"), ("'secret'", "private or plain")),
+        (("--precision", "0"), ("precision 0", "1 to 40")),
+        (("--precision", "41"), ("precision 41", "1 to 40")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_plans_that_are_refused(
+    files: Files,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    naming: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused("plan", files.model_safetensors, *options, naming=naming)
+    refused("plan", tmp_path / "missing", naming=("missing",))
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------------------- train
@@ -1068,29 +1293,37 @@ def test_layouts_and_responses_that_are_none(
 
 
 def test_weights_are_shown_by_an_explicit_choice_only(
-    files: Files, plain: Files, private: Files, monkeypatch: pytest.MonkeyPatch
+    files: Files,
+    plain: Files,
+    private: Files,
+    single: dict[str, Files],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr("he_inference.service.serve", lambda *given: asked.append(given))
     explicit = ("--response", "private"), ("--response", "plain")
-    naming = (str(plain.m_program), "learn its weights", "--response plain")
-    refused("serve", plain.m_program, naming=naming)
-    refused("serve", plain.m_program, *explicit[0], naming=naming)
+    for it in (plain, single["plain"]):
+        naming = (str(it.m_program), "learn its weights", "--response plain")
+        refused("serve", it.m_program, naming=naming)
+        refused("serve", it.m_program, *explicit[0], naming=naming)
     refused(
         "serve", files.m_program, *explicit[0], naming=("packed layout", "--layout coefficients")
     )
-    for it in (files, plain, private):
+    for it in (files, plain, private, *single.values()):
         refused("serve", it.m_program, "--response", "x", naming=("'x'", "private or plain"))
     assert asked == []
     for arguments in (
         (plain.m_program, *explicit[1]),
+        (single["plain"].m_program, *explicit[1]),
+        (single["private"].m_program,),
+        (single["private"].m_program, *explicit[0]),
         (private.m_program,),
         (private.m_program, *explicit[0]),
         (files.m_program,),
         (files.m_program, *explicit[1], "--workers", "3"),
     ):
         assert run("serve", *arguments) == Ran(0, "", "")
-    assert [settings.workers for *_, settings in asked] == [None] * 4 + [3]
+    assert [settings.workers for *_, settings in asked] == [None] * 7 + [3]
 
 
 def test_batches_that_are_no_queries(private: Files, tmp_path: Path) -> None:

@@ -24,18 +24,19 @@ from he_inference.errors import (
 )
 from he_inference.lengths import lengths
 from he_inference.remote import RemoteServer
-from tests.small_model import compiled, inputs
+from he_inference.signatures import AnySignature
+from tests.small_model import KINDS, compiled, inputs
 
 Handler = Callable[[httpx.Request], httpx.Response]
 URL = "http://127.0.0.1:1"
 
 
-def server(handler: Handler) -> RemoteServer:
+def server(handler: Handler, signature: AnySignature | None = None) -> RemoteServer:
     """A remote server whose answers to all but the signature are the handler's."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/signature":
-            return httpx.Response(200, content=compiled().signature.to_bytes())
+            return httpx.Response(200, content=(signature or compiled().signature).to_bytes())
         return handler(request)
 
     return RemoteServer(URL, transport=httpx.MockTransport(answer))
@@ -327,14 +328,16 @@ def test_certificate_authority_must_be_one(tmp_path: Path) -> None:
             RemoteServer("https://example.org", certificate_authority=path)
 
 
-def test_only_what_the_client_gave_out_is_sent(client: Client) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_the_client_gave_out_is_sent(kind: str) -> None:
+    client, signature = Client(compiled(kind).signature), compiled(kind).signature
     sent: list[httpx.Request] = []
 
     def note(request: httpx.Request) -> httpx.Response:
         sent.append(request)
         return httpx.Response(200, content=json.dumps({"key_id": client.key_id}))
 
-    with server(note) as it:
+    with server(note, signature) as it:
         it.register(client.evaluation_keys())
         it.evaluate(query := client.encrypt(inputs(2)))
     assert [request.content for request in sent] == [client.evaluation_keys(), query]
