@@ -1,4 +1,4 @@
-"""Prices measured on this machine, in a second or two, and kept on disk.
+"""Prices measured on this machine, in some ten seconds, and kept on disk.
 
 The steps of a query are timed where they really happen, in clients and servers of small random
 programs; the prices that explain the times best, none of them negative, are the machine's. A file

@@ -2,7 +2,7 @@
 
 As `signature`: a client may get it from a server that it does not trust, so everything is checked.
 It shows which products of a query's entries the network is made of, which is its geometry (kernel
-sizes and strides), and nothing of their weights.
+sizes and strides), and of their weights only which are zero everywhere.
 """
 
 import base64
