@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import bench_batch, bench_query, bench_training, measure
+from benchmarks import bench_batch, bench_cores, bench_query, bench_training, measure
 from benchmarks.readme import RESULTS, blocks, filled
 from benchmarks.report import markdown
 
@@ -74,6 +74,18 @@ def run_batch(
     bench_batch.run(1 if quick else 5, not quick, emit, progress)
 
 
+def run_cores(
+    *,
+    quick: bool,
+    peers: bool,
+    queries: int | None,
+    emit: bench_query.Emit,
+    progress: bench_query.Progress,
+) -> None:
+    """One encrypted query on one core and on two: elapsed time, for an idle machine."""
+    bench_cores.run(5 if quick else 200, emit, progress)
+
+
 def run_training(
     *,
     quick: bool,
@@ -90,6 +102,7 @@ def run_training(
 BENCHMARKS: Mapping[str, Runner] = {
     "query": run_query,
     "batch": run_batch,
+    "cores": run_cores,
     "training": run_training,
 }
 """What `run` can measure, by name; `list` prints the first line of each docstring."""
