@@ -1,7 +1,8 @@
 """Tasks whose rows have numbers of their own → a table with a place in memory for every row."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,20 +52,36 @@ def write(tasks: Sequence[Task], blocks: Sequence[Block], kept: Sequence[int]) -
     table = np.zeros((len(ordered), op.FIELDS), np.int64)
     table[:, [op.PLACES, op.OWN]] = -1
     lists: list[int] = []
-    for entry, task, start in zip(table, ordered, starts, strict=True):
+    for entry, task, before in zip(table, ordered, _before(ordered, places), strict=True):
         for name, value in task.fields.items():
             entry[name] = places[value] if name in _ROWS else value
         entry[op.LIST], entry[op.TERMS] = len(lists), sum(map(len, task.terms))
-        entry[op.START] = start
         for term in task.terms:
             lists += [int(places[row]) for row in term[: task.rows_of_term]]
             lists += term[task.rows_of_term :]
+        entry[op.AFTER] = len(lists)
+        lists += [*before, -1]
     found = tuple(int(places[row]) for row in kept)
     return TaskTable(table, np.array(lists or [0], np.int64), rows, found)
 
 
+def _before(tasks: Sequence[Task], places: Integers) -> Iterator[list[int]]:
+    """For every task those that must be done: they wrote what it reads or writes over, or read what
+    it writes over, at its place in memory."""
+    writer, readers = dict[int, int](), defaultdict[int, list[int]](list)
+    for number, task in enumerate(tasks):
+        reads, writes = ([int(places[row]) for row in rows] for rows in (task.reads, task.writes))
+        found = {writer[row] for row in (*reads, *writes) if row in writer}
+        found |= {reader for row in writes for reader in readers[row]}
+        for row in reads:
+            readers[row].append(number)
+        for row in writes:
+            writer[row], readers[row] = number, []
+        yield sorted(found - {number})
+
+
 def _in_phases(tasks: Sequence[Task]) -> tuple[list[Task], list[int]]:
-    """Tasks by phase, and for every one the first of its phase: it waits for none from there on.
+    """Tasks by phase, and for every one the first of its phase: no two of a phase meet in a row.
 
     A task comes as early as what it reads is there, and what it writes is read no more.
     """
