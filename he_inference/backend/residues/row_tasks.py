@@ -295,5 +295,5 @@ def run(  # type: ignore[no-untyped-def]
         elif operation == ADD_WEIGHTS:
             _add_weights(rows[task[TARGET]], rows[task[SOURCE]], weights[task[KEY]], p)
         elif operation == LOAD:
-            _load(rows[task[TARGET]], words[task[SOURCE]])
+            _load(rows[task[TARGET]], words[task[KEY]])
         _fetch(done + 8 * number)
