@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks import (
     bench_batch,
+    bench_cores,
     bench_heads,
     bench_points,
     bench_query,
@@ -95,6 +96,18 @@ def run_points(
     bench_points.run(count, 2 if quick else 10, not quick, emit, progress)
 
 
+def run_cores(
+    *,
+    quick: bool,
+    peers: bool,
+    queries: int | None,
+    emit: bench_query.Emit,
+    progress: bench_query.Progress,
+) -> None:
+    """One encrypted query on one core and on two: elapsed time, for an idle machine."""
+    bench_cores.run(5 if quick else 200, emit, progress)
+
+
 def run_training(
     *,
     quick: bool,
@@ -127,6 +140,7 @@ BENCHMARKS: Mapping[str, Runner] = {
     "query": run_query,
     "batch": run_batch,
     "points": run_points,
+    "cores": run_cores,
     "training": run_training,
     "heads": run_heads,
 }

@@ -23,7 +23,6 @@ from benchmarks import measure, published, tutorial
 from benchmarks.measure import OURS, PEER, Row, Summary
 from benchmarks.peer_environment import InstallError, peer_python
 from benchmarks.system_process import PROJECT, AnswerError, SystemProcess
-from benchmarks.two_cores import measure_two_cores
 from workloads.datasets import mnist, mnist_sample
 
 Array = npt.NDArray[np.float64]
@@ -61,7 +60,6 @@ class Plan:
     Attributes:
         rounds: timed rounds on the tutorial network, in each of which every system answers once.
         queries: encrypted queries to the shipped network.
-        core_rounds: in each of which a server with one thread and one with two answer.
         memory_queries: queries to the server whose memory is weighed.
         peers: scripts in `peers/` to run beside ours.
         full_test_set: accuracy on all 10,000 test images, not on the sample in the project.
@@ -69,7 +67,6 @@ class Plan:
 
     rounds: int = 20
     queries: int = 1000
-    core_rounds: int = 100
     memory_queries: int = 10
     peers: tuple[str, ...] = ()
     full_test_set: bool = True
@@ -77,7 +74,7 @@ class Plan:
     @classmethod
     def quick(cls, peers: tuple[str, ...] = ()) -> Plan:
         """Enough to see that everything runs; too little to quote."""
-        return cls(3, 20, 3, memory_queries=2, peers=peers, full_test_set=False)
+        return cls(rounds=3, queries=20, memory_queries=2, peers=peers, full_test_set=False)
 
 
 def run(plan: Plan, emit: Emit, progress: Progress) -> None:
@@ -128,16 +125,6 @@ def measure_tutorial(plan: Plan, folder: Path, emit: Emit, progress: Progress) -
         progress("one query each", rounds, rounds)
     for name, measured in systems.items():
         emit(_tutorial_row(name, measured, systems.get(OUR_NAME), clear[1:]))
-    _cores(program, "tutorial CNN", plan, emit, progress)
-
-
-def _cores(program: Path, network: str, plan: Plan, emit: Emit, progress: Progress) -> None:
-    def shown(done: int, total: int) -> None:
-        progress("one and two cores", done, total)
-
-    row = measure_two_cores(program, network, plan.core_rounds, shown)
-    if row is not None:
-        emit(row)
 
 
 @dataclass(frozen=True)
@@ -278,7 +265,6 @@ def measure_mnist(
             **memory,
         }
     )
-    _cores(program, network_path.name, plan, emit, progress)
 
 
 def evaluate(network: he_inference.Network, queries: npt.NDArray[Any], batch: int = 1000) -> Array:

@@ -12,7 +12,7 @@ from benchmarks.measure import OURS, Row
 from benchmarks.report import markdown
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
-RESULTS = ("query.jsonl", "batch.jsonl", "points.jsonl", "heads.jsonl")
+RESULTS = ("query.jsonl", "batch.jsonl", "points.jsonl", "cores.jsonl", "heads.jsonl")
 """Files of results, each of one run."""
 _SHOWN = ("environment", "tutorial", "mnist", "cores", "failure")
 

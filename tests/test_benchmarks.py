@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import he_inference
 from benchmarks import (
+    bench_cores,
     bench_points,
     bench_query,
     measure,
@@ -283,7 +284,7 @@ def test_the_command_line_lists_and_refuses(tmp_path: Path) -> None:
 
 
 def test_a_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = bench_query.Plan(1, 2, core_rounds=2, memory_queries=1, full_test_set=False)
+    small = bench_query.Plan(rounds=1, queries=2, memory_queries=1, full_test_set=False)
     monkeypatch.setattr(bench_query.Plan, "quick", classmethod(lambda *_: small))
     network = he_inference.from_torch(
         tutorial.module(tutorial.weights()), np.zeros((1, 1, 28, 28), np.float32)
@@ -306,8 +307,22 @@ def test_a_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert row["labels_equal"] == row["queries"] == queries
         assert row["security_bits"] >= 128
     assert row["server_peak_bytes"] >= row["server_start_bytes"] > 0
-    cores = [row for row in rows if row["kind"] == "cores"]
-    assert len(cores) == 2 * (processors() > 1) and all(row["speed_up"] > 0 for row in cores)
+
+
+@pytest.mark.skipif(processors() < 2, reason="needs two cores")
+def test_two_cores_in_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = he_inference.compile(
+        he_inference.from_torch(
+            tutorial.module(tutorial.weights()), np.zeros((1, 1, 28, 28), np.float32)
+        ),
+        layout="packed",
+        precision=6,
+    )
+    monkeypatch.setattr(he_inference, "compile", lambda *_, **__: compiled)
+    rows: list[measure.Row] = []
+    bench_cores.run(2, rows.append, lambda *_: None)
+    assert [row["kind"] for row in rows] == ["environment", "cores", "cores"]
+    assert all(row["speed_up"] > 0 and row["cpu_ms_2"] > 0 for row in rows[1:])
 
 
 def test_points_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,7 @@ def test_relinearisation(bench: Bench) -> None:
 def test_key_switching_at_a_larger_ring() -> None:
     """Three primes larger than the special one: the digits' share is most of the noise."""
     parameters = ParametersLiteral(8192, (50, 50, 50), 40).resolve()
-    bench, model = Bench(parameters), NoiseModel(parameters)
+    bench, model = Bench(parameters), NoiseModel(parameters, of_seal=True)
     variance = model.key_switch(3)
     assert variance.min() > 2.0**19 * model.rounding
     steps = range(1, 31)

@@ -225,8 +225,8 @@ def test_tables_cannot_be_written() -> None:
 
 
 def test_wide_primes_are_refused() -> None:
-    primes = resolved(ParametersLiteral(4096, (42, 43), 18)).data_primes
-    with pytest.raises(CompileError, match=f"{primes[1]} has 43 bits: .* exact up to 42"):
+    primes = resolved(ParametersLiteral(4096, (38, 49), 18)).data_primes
+    with pytest.raises(CompileError, match=f"{primes[1]} has 49 bits: .* exact up to 48"):
         Transform(4096, primes)
 
 

@@ -90,7 +90,8 @@ class PackedEvaluator:
             return self._rows[list(self._table.kept)].astype(np.uint64)
 
     def _run(self, keys: Floats, words: Residues, tasks: int | None = None) -> None:
-        counters, table = np.zeros(2, np.int64), self._table
+        table = self._table
+        counters = np.zeros(1 + len(table.tasks), np.int64)
         todo = table.tasks if tasks is None else table.tasks[:tasks]
 
         def work(scratch: Floats) -> None:

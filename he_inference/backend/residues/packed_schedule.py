@@ -1,4 +1,4 @@
-"""A program of the packed layout as tasks on rows, in phases, with a place for every row.
+"""A program of the packed layout as tasks on rows, in an order that threads can share.
 
 What a program says is kept; how it is done differs where that is cheaper and not noisier:
 
@@ -107,7 +107,7 @@ class _Scheduler:
         for number in range(2 * level):
             component, m = divmod(number, level)
             row = value.row(component, m)
-            self._task(op.LOAD, m, (), (row,), {op.TARGET: row, op.SOURCE: number})
+            self._task(op.LOAD, m, (), (row,), {op.TARGET: row, op.KEY: number})
         return value
 
     def _sum(self, index: int, found: Sum) -> _Value:

@@ -1,10 +1,9 @@
 """Tasks on rows of residues as one compiled loop, which any number of threads enter side by side.
 
-A task reads and writes whole rows modulo one prime. Tasks stand in the order of a program and
-belong to *phases*: those of one phase touch nothing of each other's. Threads take the next task
-that nobody took, and wait until all tasks before its phase are done: both are one counter each.
-Waiting takes microseconds, so a thread looks again and again; after a while it lets others have
-the processor in between, which is what it waits for where processors are fewer than threads.
+A task reads and writes whole rows modulo one prime, and names the tasks that must be done before.
+Threads take the next task that nobody took, in the order of the table, and wait for those. Waiting
+takes microseconds, so a thread looks again and again; after a while it lets others have the
+processor in between, which is what it waits for where processors are fewer than threads.
 
 Rows lie in a workspace, keys and weights in arrays of their own; `PackedSchedule` names them by
 their numbers there.
@@ -37,10 +36,10 @@ from he_inference.backend.residues.transforms import inline
 
 (
     OPERATION, PRIME, TARGET, SECOND, SOURCE, OTHER, COUNT, OWN, OWN_ROW, KEY, APART, PLACES,
-    LIST, TERMS, OPTION, START,
+    LIST, TERMS, OPTION, AFTER,
 ) = range(16)  # fmt: skip
 """Fields of a task. PLACES: which permutation, −1 for none. LIST, TERMS: where its terms begin, and
-how many there are. START: the first task of its phase."""
+how many there are. AFTER: where the tasks before it begin, which end with −1."""
 FIELDS = 16
 SUMS = 128
 """float64s of workspace that sums over digits take."""
@@ -75,12 +74,15 @@ _LOOKS = 2000
 
 
 @njit(nogil=True)
-def _wait(done, count):  # type: ignore[no-untyped-def]
+def _wait(lists, at, done):  # type: ignore[no-untyped-def]
+    """Until all of a list are done; done: the address of their flags."""
     looks = 0
-    while _seen(done) < count:
-        looks += 1
-        if looks > _LOOKS:
-            _give_way()
+    while lists[at] >= 0:
+        while _seen(done + 8 * lists[at]) == 0:
+            looks += 1
+            if looks > _LOOKS:
+                _give_way()
+        at += 1
 
 
 @njit(nogil=True)
@@ -242,12 +244,13 @@ def run(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Do what is left of the tasks.
 
-    tasks: int64 (count, FIELDS). lists: int64, the terms of tasks. counters: int64 (2,), of tasks
-    taken and done, zero at first. words: uint64 (rows, N), the query. rows: float64 (rows, N), the
-    workspace of all threads. scratch: (3 + digits, N), this thread's. keys, weights: float64
-    (rows, N), centred. places: uint16 (permutations, N). tables, inverse_tables: of `Transform`.
-    primes: float64. factors: float64 (primes + 1, primes), row l the inverses of prime l,
-    the last row the special prime itself, centred.
+    tasks: int64 (count, FIELDS). lists: int64, what tasks refer to. counters: int64 (1 + count,),
+    how many tasks are taken, and for each whether it is done; zero at first. words: uint64
+    (rows, N), the query. rows: float64 (rows, N), the workspace of all threads. scratch: (3 +
+    digits, N), this thread's. keys, weights: float64 (rows, N), centred. places: uint16
+    (permutations, N). tables, inverse_tables: of `Transform`. primes: float64. factors: float64
+    (primes + 1, primes), row l the inverses of prime l, the last row the special prime itself,
+    centred.
     """
     taken, done = counters[:1].ctypes.data, counters[1:].ctypes.data
     while True:
@@ -255,7 +258,7 @@ def run(  # type: ignore[no-untyped-def]
         if number >= len(tasks):
             return
         task = tasks[number]
-        _wait(done, task[START])
+        _wait(lists, task[AFTER], done)
         operation, m = task[OPERATION], task[PRIME]
         p = primes[m]
         terms = lists[task[LIST] : task[LIST] + task[TERMS]]
@@ -292,5 +295,5 @@ def run(  # type: ignore[no-untyped-def]
         elif operation == ADD_WEIGHTS:
             _add_weights(rows[task[TARGET]], rows[task[SOURCE]], weights[task[KEY]], p)
         elif operation == LOAD:
-            _load(rows[task[TARGET]], words[task[SOURCE]])
-        _fetch(done)
+            _load(rows[task[TARGET]], words[task[KEY]])
+        _fetch(done + 8 * number)

@@ -1,8 +1,9 @@
 """Tasks whose rows have numbers of their own → a table with a place in memory for every row."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,10 @@ Block = tuple[int, int]
 
 _ROWS = (op.TARGET, op.SECOND, op.SOURCE, op.OTHER, op.OWN_ROW)
 """Fields that name rows of the workspace."""
-_WINDOW = 1
-"""Phases by which a task may come earlier than those before it: rows should not wait for long."""
+_SLACK = 4
+"""Tasks after its last use for which a place is not used again: nobody waits for it then."""
+_TRANSFORM, _LITTLE = 10, 3
+"""Work of a task, roughly: for a transform, and for a row that is only multiplied or added."""
 
 
 @dataclass(frozen=True)
@@ -46,62 +49,98 @@ class TaskTable:
 
 def write(tasks: Sequence[Task], blocks: Sequence[Block], kept: Sequence[int]) -> TaskTable:
     """blocks: of all rows, in the order of their numbers."""
-    ordered, starts = _in_phases(tasks)
-    places, rows = _placed(blocks, ordered, starts, kept)
+    ordered = _in_order(tasks)
+    places, rows = _placed(blocks, ordered, kept)
     table = np.zeros((len(ordered), op.FIELDS), np.int64)
     table[:, [op.PLACES, op.OWN]] = -1
     lists: list[int] = []
-    for entry, task, start in zip(table, ordered, starts, strict=True):
+    for entry, task, before in zip(table, ordered, _before(ordered, places), strict=True):
         for name, value in task.fields.items():
             entry[name] = places[value] if name in _ROWS else value
         entry[op.LIST], entry[op.TERMS] = len(lists), sum(map(len, task.terms))
-        entry[op.START] = start
         for term in task.terms:
             lists += [int(places[row]) for row in term[: task.rows_of_term]]
             lists += term[task.rows_of_term :]
+        entry[op.AFTER] = len(lists)
+        lists += [*before, -1]
     found = tuple(int(places[row]) for row in kept)
     return TaskTable(table, np.array(lists or [0], np.int64), rows, found)
 
 
-def _in_phases(tasks: Sequence[Task]) -> tuple[list[Task], list[int]]:
-    """Tasks by phase, and for every one the first of its phase: it waits for none from there on.
-
-    A task comes as early as what it reads is there, and what it writes is read no more.
-    """
-    phase, last = [0] * len(tasks), 0
-    written, read = dict[int, int](), dict[int, int]()
+def _before(tasks: Sequence[Task], places: Integers | None = None) -> Iterator[list[int]]:
+    """For every task those that must be done: they wrote what it reads or writes over, or read what
+    it writes over, at its place in memory, or by the rows' own numbers."""
+    writer, readers = dict[int, int](), defaultdict[int, list[int]](list)
     for number, task in enumerate(tasks):
-        after = [written.get(row, -1) for row in (*task.reads, *task.writes)]
-        after += [read.get(row, -1) for row in task.writes]
-        here = max(max(after, default=-1) + 1, last - _WINDOW)
-        for row in task.reads:
-            read[row] = max(read.get(row, -1), here)
-        for row in task.writes:
-            written[row] = here
-        phase[number], last = here, max(last, here)
-    order = sorted(range(len(tasks)), key=phase.__getitem__)
-    ordered = sorted(phase)
-    return [tasks[number] for number in order], [bisect_left(ordered, p) for p in ordered]
+        reads, writes = (
+            list(rows) if places is None else [int(places[row]) for row in rows]
+            for rows in (task.reads, task.writes)
+        )
+        found = {writer[row] for row in (*reads, *writes) if row in writer}
+        found |= {reader for row in writes for reader in readers[row]}
+        for row in reads:
+            readers[row].append(number)
+        for row in writes:
+            writer[row], readers[row] = number, []
+        yield sorted(found - {number})
+
+
+def _in_order(tasks: Sequence[Task]) -> list[Task]:
+    """As two threads would start them, of what is ready always that with most work behind it.
+
+    List scheduling by bottom levels (Graham 1969; Adam, Chandy and Dickson 1974).
+    """
+    before, after = list(_before(tasks)), defaultdict[int, list[int]](list)
+    for number, earlier in enumerate(before):
+        for other in earlier:
+            after[other].append(number)
+    work, behind = [_work(task) for task in tasks], [0] * len(tasks)
+    for number in reversed(range(len(tasks))):
+        behind[number] = work[number] + max((behind[n] for n in after[number]), default=0)
+    left = [len(earlier) for earlier in before]
+    ready = [(-behind[n], n) for n, waits in enumerate(left) if not waits]
+    heapify(ready)
+    busy: list[tuple[int, int]] = []
+    order: list[int] = []
+    now = 0
+    while ready or busy:
+        while ready and len(busy) < 2:
+            _, number = heappop(ready)
+            order.append(number)
+            heappush(busy, (now + work[number], number))
+        now, done = heappop(busy)
+        for number in after[done]:
+            left[number] -= 1
+            if not left[number]:
+                heappush(ready, (-behind[number], number))
+    return [tasks[number] for number in order]
+
+
+def _work(task: Task) -> int:
+    fields = task.fields
+    match fields[op.OPERATION]:
+        case op.DIGIT | op.DIVIDE:
+            return _TRANSFORM
+        case op.SWITCH | op.SPREAD:
+            digits = fields[op.COUNT]
+            return (digits - (fields[op.OWN] >= 0)) * _TRANSFORM + digits * _LITTLE
+        case _:
+            return _LITTLE
 
 
 def _placed(
-    blocks: Sequence[Block],
-    tasks: Sequence[Task],
-    starts: Sequence[int],
-    kept: Sequence[int],
+    blocks: Sequence[Block], tasks: Sequence[Task], kept: Sequence[int]
 ) -> tuple[Integers, int]:
     """The place of every row in a workspace, and the workspace's rows.
 
-    A place is free again when the phase is over in which the last of its block was used, but for
-    those that are kept.
+    A place is free again soon after the last of its block was used, but for those that are kept.
     """
     block_of = np.concatenate([np.full(count, b) for b, (_, count) in enumerate(blocks)])
     begins, ends = np.full(len(blocks), len(tasks)), np.zeros(len(blocks), np.int64)
-    for task, start in zip(tasks, starts, strict=True):
-        for row in (*task.reads, *task.writes):
-            block = block_of[row]
-            begins[block], ends[block] = min(begins[block], start), max(ends[block], start)
-    ends[block_of[list(kept)]] = len(tasks)
+    for number, task in enumerate(tasks):
+        used = block_of[[*task.reads, *task.writes]]
+        begins[used], ends[used] = np.minimum(begins[used], number), number + _SLACK
+    ends[block_of[list(kept)]] = len(tasks) + _SLACK
     places, top = np.zeros(len(block_of), np.int64), 0
     live: list[tuple[int, int, int]] = []
     for block in np.argsort(begins, kind="stable"):
