@@ -71,7 +71,7 @@ def opacus(task: HeadTask, epsilons: list[float]) -> Iterator[str]:
                 # Rates of `PoissonGradient` are in units of the inverse largest eigenvalue.
                 unit = 1.0 if whitened else 1.0 + 1.0
                 settings = PoissonGradient(
-                    OPACUS["batch_rows"], OPACUS["epochs"], rate * factor * unit, clip,
+                    int(OPACUS["batch_rows"]), OPACUS["epochs"], rate * factor * unit, clip,
                     momentum=OPACUS["momentum"],
                 )  # fmt: skip
                 found.append(
