@@ -29,6 +29,7 @@ from private_models.errors import OptionError
 from private_models.features import ArrayRows, Chunk, clipping
 from private_models.noise import Array, RandomBits
 from private_models.releases import LARGEST_LOGIT, Mechanism, Release, total_mu
+from private_models.solvers import gradient
 from private_models.solvers.gradient import FeatureCovariance
 from private_models.solvers.least_squares import LeastSquares, positive
 from private_models.solvers.newton import Newton
@@ -272,3 +273,17 @@ def test_rows_that_do_not_fit_are_prepared_anew() -> None:
         first, second = (list(prepared.chunks()) for _ in range(2))
         assert np.array_equal(first[0][0], second[0][0])
         assert (first[0][0] is second[0][0]) is bool(room)
+
+
+@given(seeds, st.floats(1e-3, 1e3))
+def test_centring_is_bounded_whatever_the_noise(seed: int, deviation: float) -> None:
+    """A covariance of nothing but noise: the mean is no longer than rows, rows at most 8 times."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(WIDTH + 1, WIDTH + 1)) * deviation
+    outer = clipping(WIDTH, 1.0, 0.3)
+    inner, covariance = gradient._recentring(noise + noise.T, deviation, outer)
+    assert np.linalg.norm(inner.mean) <= 1 + 8 * EPS
+    assert 0 < inner.gain <= gradient.LARGEST_GAIN
+    assert inner.bound == outer.bound
+    assert np.isfinite(covariance).all()
+    assert inner.rounding <= FeatureCovariance(1, 1.0).rounding(outer)
