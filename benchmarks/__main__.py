@@ -24,7 +24,7 @@ from benchmarks import (
     measure,
 )
 from benchmarks.head_plot import PLOT, accuracy_plot
-from benchmarks.readme import RESULTS, blocks, filled
+from benchmarks.readme import blocks, filled, measured
 from benchmarks.report import markdown
 
 RESULTS_FOLDER = Path(__file__).resolve().parent / "results"
@@ -200,12 +200,13 @@ def report(
 
 @app.command()
 def readme() -> None:
-    """Write the figures of results/ into README.md, and draw the plot in docs/."""
+    """Write the figures of results/ into README.md, and draw the heads' plot in docs/."""
     project = RESULTS_FOLDER.parents[1]
-    rows = [row for name in RESULTS for row in measure.read_rows(RESULTS_FOLDER / name)]
+    rows = measured(RESULTS_FOLDER)
     page = project / "README.md"
     page.write_text(filled(page.read_text(encoding="utf-8"), blocks(rows)), encoding="utf-8")
-    (project / PLOT).write_text(accuracy_plot(rows), encoding="utf-8")
+    if any(row.get("kind") == "head" for row in rows):
+        (project / PLOT).write_text(accuracy_plot(rows), encoding="utf-8")
 
 
 def _show(path: Path) -> None:

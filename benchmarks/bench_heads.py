@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from benchmarks import measure
 from benchmarks.head_streams import streams
@@ -77,7 +78,7 @@ class Plan:
 
 def run(plan: Plan, emit: Emit, progress: Progress) -> None:
     """All tasks of a plan, then the streams; one row at a time."""
-    measure.pin_to_one_core()
+    one_thread()
     emit({**measure.environment(PACKAGES), "benchmark": "heads"})
     for name in plan.tasks:
         task = TASKS[name]()
@@ -87,6 +88,12 @@ def run(plan: Plan, emit: Emit, progress: Progress) -> None:
         else:
             accuracies(task, plan, emit, progress)
     streams(plan.streamed, emit, progress)
+
+
+def one_thread() -> None:
+    """Pin this process, and hold down the threads that numpy's BLAS has started by now."""
+    measure.pin_to_one_core()
+    threadpool_limits(1)
 
 
 def accuracies(task: HeadTask, plan: Plan, emit: Emit, progress: Progress) -> None:
@@ -161,7 +168,7 @@ def _summary(rows: list[Row], found: dict[str, list[Row]]) -> Row:
 
 
 def ours(task: HeadTask, epsilon: float, whitened: bool, solver: str = "fc") -> Row:
-    """One fit and its accuracy on the test set."""
+    """One fit and its accuracy on the test set; memory is this process's, data and all."""
     head = PrivateClassifier(
         epsilon, DELTA, solver, public_features=task.public if whitened else None,  # type: ignore[arg-type]
         rows=len(task.features),
@@ -266,7 +273,7 @@ def accuracy(
     epsilons: Annotated[str, typer.Option(help="With commas.")] = "0.1,0.5,1,2,4,8",
 ) -> None:  # fmt: skip
     """Accuracy and time on some tasks."""
-    measure.pin_to_one_core()
+    one_thread()
     chosen = tuple(map(float, epsilons.split(",")))
     plan = Plan(tuple(tasks), chosen, seeds, peer_seeds if peers else 0)
     with output.open("a", encoding="utf-8") as stream:
@@ -280,7 +287,7 @@ def accuracy(
 @app.command(name="streams")
 def streams_alone(rows: int = 1_000_000, output: Output = RESULTS) -> None:
     """Rows that do not fit in memory: seconds against their number, memory, 1,000 classes."""
-    measure.pin_to_one_core()
+    one_thread()
     with output.open("a", encoding="utf-8") as stream:
         streams(rows, lambda row: measure.write_row(stream, row), _say)
 

@@ -92,4 +92,5 @@ def fit(rows: int, width: int, classes: int, solver: str) -> Row:
 
 if __name__ == "__main__":
     measure.pin_to_one_core()
-    print(json.dumps(fit(*map(int, sys.argv[1:4]), sys.argv[4])))
+    count, columns, labels = map(int, sys.argv[1:4])
+    print(json.dumps(fit(count, columns, labels, sys.argv[4])))

@@ -63,7 +63,7 @@ def mnist_pixels() -> HeadTask:
     splits = mnist()
     rows = splits.train.images.reshape(len(splits.train), -1)
     test = splits.test.images.reshape(len(splits.test), -1)
-    return _set_aside(
+    return set_aside(
         "MNIST pixels", rows, splits.train.labels, test, splits.test.labels, PUBLIC_ROWS
     )
 
@@ -72,14 +72,14 @@ def cifar() -> HeadTask:
     """CIFAR-10 (JPEG) through EfficientNet-Lite0: 40,000 private rows, 10,000 public ones."""
     (rows, labels), (test, test_labels) = head_features.cifar_features()
     name = "CIFAR-10 (JPEG), EfficientNet-Lite0 128 px"
-    return _set_aside(name, rows, labels, test, test_labels, PUBLIC_ROWS)
+    return set_aside(name, rows, labels, test, test_labels, PUBLIC_ROWS)
 
 
 def text() -> HeadTask:
     """Food reviews through MiniLM: 3,000 private rows, 1,000 public ones, 1,000 to test."""
     (rows, labels), (test, test_labels) = head_features.text_features()
     name = "food reviews, all-MiniLM-L6-v2"
-    return _set_aside(name, rows, labels, test, test_labels, TEXT_PUBLIC_ROWS)
+    return set_aside(name, rows, labels, test, test_labels, TEXT_PUBLIC_ROWS)
 
 
 def _or_reason(make: Callable[[], HeadTask]) -> Callable[[], HeadTask | str]:
@@ -102,7 +102,7 @@ TASKS: Mapping[str, Callable[[], HeadTask | str]] = {
 }
 
 
-def _set_aside(
+def set_aside(
     name: str, rows: Features, labels: Labels, test: Features, test_labels: Labels, count: int
 ) -> HeadTask:
     """The first `count` of the training rows in an order drawn once are public."""

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from benchmarks.measure import OURS, Row
+from benchmarks.measure import OURS, Row, read_rows
 from benchmarks.report import markdown
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 RESULTS = ("query.jsonl", "batch.jsonl", "points.jsonl", "cores.jsonl", "heads.jsonl")
 """Files of results, each of one run."""
+NOT_YET = "Not measured on this version: `python -m benchmarks run heads --peers` does it.\n"
 _SHOWN = ("environment", "tutorial", "mnist", "cores", "failure")
+
+
+def measured(folder: Path) -> list[Row]:
+    """The rows of all of `RESULTS` that are in a folder."""
+    paths = [folder / name for name in RESULTS if (folder / name).is_file()]
+    return [row for path in paths for row in read_rows(path)]
 
 
 def blocks(rows: Iterable[Row]) -> dict[str, str]:
@@ -44,6 +52,8 @@ def _points(rows: Iterable[Row]) -> str:
 
 def _heads(rows: Iterable[Row]) -> str:
     found = [row for row in rows if str(row.get("kind")).startswith("head")]
+    if not found:
+        return NOT_YET
     growth = [row for row in found if row["kind"] == "head_growth"]
     tables = markdown(found).replace("## ", "### ")
     lines = [

@@ -257,10 +257,13 @@ class Transform:
 
     @property
     def rounding(self) -> float:
-        """Error of a prepared row relative to `bound`, at most (see `releases`)."""
-        terms = 8 if isinstance(self.matrix, float) else len(self.mean) + 8
+        """Error of a prepared row relative to `bound`, at most (see `releases`).
+
+        Products and lengths are sums of d terms, added in an order that may depend on where a row
+        stands among others.
+        """
         length = self.raw_norm + float(np.linalg.norm(self.mean))
-        return UNIT_ROUNDOFF * terms * self.gain * length / self.bound
+        return UNIT_ROUNDOFF * (len(self.mean) + 8) * self.gain * length / self.bound
 
     def linear(self, features: Array) -> Array:
         """Prepared without clipping, (m, d) → (m, width): what prediction sees."""

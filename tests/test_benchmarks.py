@@ -365,8 +365,7 @@ def test_every_figure_in_the_readme_is_measured() -> None:
     root = Path(__file__).resolve().parents[1]
     page = (root / "README.md").read_text(encoding="utf-8")
     results = root / "benchmarks" / "results"
-    rows = [row for name in readme.RESULTS for row in measure.read_rows(results / name)]
-    assert readme.filled(page, readme.blocks(rows)) == page
+    assert readme.filled(page, readme.blocks(readme.measured(results))) == page
     assert "<!-- figures: summary -->" in page
 
 

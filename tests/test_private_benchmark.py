@@ -70,7 +70,7 @@ def run(plan: Plan) -> list[Row]:
     with (
         patch.dict(TASKS, {"synthetic": lambda: TINY, "text": lambda: "no reviews here"}),
         patch.object(bench_heads, "_peer", peer),
-        patch.object(measure, "pin_to_one_core"),
+        patch.object(bench_heads, "one_thread"),
     ):
         bench_heads.run(plan, rows.append, lambda *_: None)
     return rows

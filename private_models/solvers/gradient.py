@@ -88,7 +88,8 @@ class FeatureCovariance:
         """Error of a row that gradients see, relative to its bound, at most."""
         if not self.covariance_share:
             return transform.rounding
-        return LARGEST_GAIN * (2 * transform.rounding + 32 * UNIT_ROUNDOFF)
+        # Lengths of z and of the mean, both at most the norm; their sums have `width` terms.
+        return LARGEST_GAIN * (2 * transform.rounding + (2 * transform.width + 32) * UNIT_ROUNDOFF)
 
     def fit(self, task: Task) -> Array:
         """Weights (width, K)."""
@@ -150,8 +151,9 @@ def _recentring(published: Array, deviation: float, outer: Transform) -> tuple[T
     """Centring and scaling read off F/n, and F/n (width, width) as it is after them.
 
     F/n has noise of `deviation` on the diagonal and 1/√2 of that off it. With a bias column b its
-    last column is b·mean, whose noise is taken off by positive-part shrinkage (James & Stein 1961).
-    Rows become longer by `LARGEST_GAIN` at most, which keeps their rounding error bounded.
+    last column is b·mean, whose noise is taken off by positive-part shrinkage (James & Stein 1961),
+    and which is no longer than rows are. Rows become longer by `LARGEST_GAIN` at most, which keeps
+    their rounding error bounded.
     """
     inner = len(published) - (outer.bias != 0)
     mean = np.zeros(inner)
@@ -159,6 +161,7 @@ def _recentring(published: Array, deviation: float, outer: Transform) -> tuple[T
         mean = published[:-1, -1] / outer.bias
         noise = inner * deviation**2 / 2 / outer.bias**2
         mean = mean * max(0.0, 1 - noise / max(float(mean @ mean), 1e-300))
+        mean *= min(1.0, outer.norm / max(float(np.linalg.norm(mean)), 1e-300))  # a mean of rows
     square = float(np.trace(published[:inner, :inner])) - float(mean @ mean)
     gain = outer.norm / math.sqrt(max(square, (outer.norm / LARGEST_GAIN) ** 2))
     transform = Transform(
