@@ -26,7 +26,7 @@ from mpc_training.checkpoint import Checkpoints, State
 from mpc_training.errors import CheckpointError, Disagreement, MPCError, Unreachable
 from mpc_training.fixed_point import ACTIVATION_BITS, WEIGHT_BITS, Array, decode, encode
 from mpc_training.holdings import MAX_VALUE
-from mpc_training.layers import forward
+from mpc_training.layers import forward, settled
 from mpc_training.party import PARTIES, Party
 from mpc_training.randomness import Generator, new_key
 from mpc_training.replicated import Replicated
@@ -192,7 +192,8 @@ class _Server:
         traffic = self.transport.traffic
         before = traffic.bytes_sent, traffic.rounds
         x = Tensor(parts, ACTIVATION_BITS)
-        logits = forward(self.arithmetic, self.network, self.weights, x).logits
+        done = forward(self.arithmetic, self.network, self.weights, x)
+        logits = settled(self.arithmetic, done.answer, ACTIVATION_BITS)
         try:
             client.exchange({CLIENT: [np.ascontiguousarray(logits.parts[0])]}, {})
         except MPCError:

@@ -286,7 +286,7 @@ class _Session:
         return self.step == self.total or (every > 0 and self.step % every == 0)
 
     def _blown_up(self) -> bool:
-        answer = self.arithmetic.number(self.trainer.blown_up())
+        answer = self.arithmetic.number(self.arithmetic.choice(self.trainer.blown_up()))
         opened = reveal(self.party, answer[..., :1], range(PARTIES))
         return bool(opened is None or opened.any())
 

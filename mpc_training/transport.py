@@ -68,8 +68,9 @@ _BACKLOG = 8
 class Traffic:
     """What this party really sent since it connected.
 
-    bytes_sent: with frame headers and TLS records; frames: messages; rounds: exchanges, of which
-    each begins when the one before has ended, on all parties alike.
+    bytes_sent: with frame headers and TLS records; frames: messages; rounds: exchanges in which
+    this party waited for another. Those of party 0 follow one another in every operation, so that
+    delays add up over them.
     """
 
     bytes_sent: int = 0
@@ -229,7 +230,7 @@ class TlsTransport:
         Raises `PeerStalled` after `timeout` seconds in which nothing moved, `FrameError` for a
         frame that is not the one expected, `PeerLeft` when a connection ends.
         """
-        self.traffic.rounds += 1
+        self.traffic.rounds += bool(receive)
         self.frames(
             Kind.DATA,
             {peer: [_view(array) for array in arrays] for peer, arrays in send.items()},

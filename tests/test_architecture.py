@@ -151,6 +151,8 @@ MPC_ORDER = (
     "alignment",
     "party",
     "sharing",
+    "truncation",
+    "booleans",
     "replicated",
     "checkpoint",
     "session",
