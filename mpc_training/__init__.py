@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from mpc_training.holdings import read_holding as read_holding
     from mpc_training.model_file import read_model as read_model
     from mpc_training.network import Network as Network
-    from mpc_training.session import Endpoint as Endpoint
-    from mpc_training.session import Report as Report
-    from mpc_training.session import Run as Run
+    from mpc_training.run import Endpoint as Endpoint
+    from mpc_training.run import Report as Report
+    from mpc_training.run import Run as Run
     from mpc_training.session import take_part as take_part
     from mpc_training.sharing import Disclosure as Disclosure
     from mpc_training.torch_modules import from_torch as from_torch
@@ -56,13 +56,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Disclosure": "sharing",
-    "Endpoint": "session",
+    "Endpoint": "run",
     "Holding": "holdings",
     "MPCError": "errors",
     "Network": "network",
     "Recipe": "training",
-    "Report": "session",
-    "Run": "session",
+    "Report": "run",
+    "Run": "run",
     "from_torch": "torch_modules",
     "read_holding": "holdings",
     "read_model": "model_file",

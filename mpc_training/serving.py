@@ -31,7 +31,7 @@ from mpc_training.party import PARTIES, Party
 from mpc_training.randomness import Generator, new_key
 from mpc_training.replicated import Replicated
 from mpc_training.ring import Ring
-from mpc_training.session import Endpoint, Run
+from mpc_training.run import Endpoint, Run
 from mpc_training.tensor import Tensor
 from mpc_training.transport import Address, Identity, TlsTransport, answer, call, connect
 from mpc_training.wire import read_hello, write_hello
@@ -236,8 +236,8 @@ def _asked(
         raise Disagreement([f"a row of shape {encoded.shape[1:]}: the network takes {shape}"])
     x = encoded.reshape(len(encoded), *(shape or []))
     pads = Generator(new_key())
-    s0, s1 = (pads.words(0, lane, x.shape) for lane in (0, 1))
-    components = (s0, s1, x - s0 - s1)
+    s0, s2 = (pads.words(0, lane, x.shape) for lane in (0, 1))
+    components = (s0, x - s0 - s2, s2)  # a dealer, in the last place, gets pads alone
     for index, link in enumerate(links):
         link.exchange({index: [components[index], components[(index + 1) % PARTIES]]}, {})
     answers: list[Ring] = [np.empty((len(x), int(classes or 0)), np.uint64) for _ in links]

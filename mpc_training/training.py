@@ -36,8 +36,8 @@ class Recipe:
     """How to train. Raises `SettingsError` for values outside their ranges.
 
     learning_rate: of the mean gradient of a batch, in (0, 8]. momentum: in [0, 1).
-    batch: rows a step, 1 to 4096. epochs: 1 to 1000. decay: factor on the learning rate after each
-    epoch, in (0, 1].
+    batch: rows a step, 1 to 4096. epochs: 1 to 1000. decay: factor on the learning rate over each
+    epoch, a little of it with every step, in (0, 1].
     """
 
     learning_rate: float = 0.1
@@ -60,6 +60,10 @@ class Recipe:
         ]
         if faults:
             raise SettingsError("; ".join(faults))
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of step 0, 1, …, for `steps` an epoch."""
+        return float(self.learning_rate * self.decay ** (step / steps))
 
 
 class Trainer:

@@ -17,7 +17,7 @@ import pytest
 from mpc_training import __main__ as command_line
 from mpc_training import certificates, local_parties, terminal
 from mpc_training.network import Linear, Network
-from mpc_training.session import Run
+from mpc_training.run import Run
 from mpc_training.settings import read_settings
 from mpc_training.sharing import Disclosure
 from mpc_training.training import Recipe

@@ -16,8 +16,9 @@ from mpc_training import serving
 from mpc_training.clear import Clear
 from mpc_training.errors import Disagreement, MPCError, PeerError, RangeError
 from mpc_training.fixed_point import ACTIVATION_BITS, Array
+from mpc_training.run import Endpoint
 from mpc_training.serving import Answered, Door, query, serve
-from mpc_training.session import Endpoint, open_checkpoints
+from mpc_training.session import open_checkpoints
 from mpc_training.training import Trainer
 from mpc_training.transport import Address, Identity, call, listen
 from tests.insecure_parties import in_threads

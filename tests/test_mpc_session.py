@@ -19,7 +19,8 @@ from mpc_training.errors import BlowUp, DataError, Disagreement, MPCError, PeerL
 from mpc_training.fixed_point import ACTIVATION_BITS, GRADIENT_BITS, Array
 from mpc_training.holdings import Holding
 from mpc_training.network import Linear, Network, Relu
-from mpc_training.session import Endpoint, Progress, Report, Run, take_part
+from mpc_training.run import Endpoint, Progress, Report, Run
+from mpc_training.session import take_part
 from mpc_training.sharing import Disclosure
 from mpc_training.training import Recipe, Trainer
 from mpc_training.transport import Identity, listen
