@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import bench_batch, bench_query, bench_training, measure
+from benchmarks import bench_batch, bench_query, bench_trained, bench_training, measure
 from benchmarks.readme import RESULTS, blocks, filled
 from benchmarks.report import markdown
 
@@ -87,10 +87,24 @@ def run_training(
     bench_training.run(networks, 1 if quick else 3, peers, emit, progress)
 
 
+def run_trained(
+    *,
+    quick: bool,
+    peers: bool,
+    queries: int | None,
+    emit: bench_query.Emit,
+    progress: bench_query.Progress,
+) -> None:
+    """Whole runs on shares of MNIST: accuracy, and that of the same loop in the clear."""
+    networks = ("mlp",) if quick else tuple(bench_trained.RECIPES)
+    bench_trained.run(networks, 3 if quick else None, emit, progress)
+
+
 BENCHMARKS: Mapping[str, Runner] = {
     "query": run_query,
     "batch": run_batch,
     "training": run_training,
+    "trained": run_trained,
 }
 """What `run` can measure, by name; `list` prints the first line of each docstring."""
 

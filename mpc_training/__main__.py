@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Annotated, Any, cast
 
@@ -108,10 +107,7 @@ def local(
     values = {
         "accuracy": accuracy(run.network, weights, *tested),
         "plain_accuracy": accuracy(run.network, plain, *tested),
-        "seconds_per_step": median(reports[0]["step_seconds"]),
-        "cpu_seconds_per_step": sum(median(r["step_cpu_seconds"]) for r in reports),
-        "bytes_per_step": round(sum(median(r["step_bytes"]) for r in reports)),
-        "rounds_per_step": round(median(reports[0]["step_rounds"])),
+        **local_parties.figures(reports),
         "protocol": PROTOCOLS[parties],
         "parties": parties,
         "steps": reports[0]["steps"],

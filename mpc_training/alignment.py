@@ -3,8 +3,8 @@
 Each party has a fresh secret key k, and blinds points: kP by X25519 (RFC 7748), of which nobody
 without k can tell kP from a random point. With H(id) a point that everyone can compute:
 
-    each party sends kᵢH(id) for all its ids, in random order; every other one blinds them once more,
-    and all get all ids blinded with all keys, k₀k₁k₂H(id), which are equal exactly where ids are
+    each party sends kᵢH(id) for all its ids, in random order; every other one blinds them once
+    more, and all get all ids blinded with all keys, k₀k₁k₂H(id), equal exactly where ids are
 
 (Meadows 1986; Huberman, Franklin and Hogg 1999.) All then take the records that everyone has, in
 the order of the blinded ids, which says nothing about anyone's own order. The curve is that of
@@ -93,7 +93,7 @@ def _exchanged(
     receive: Mapping[int, int],
     key: X25519PrivateKey | None,
 ) -> dict[int, Points]:
-    """Tables sent and received block by block; what comes is blinded with `key`, if there is one."""
+    """Tables sent and received block by block; what comes is blinded with `key`, if given."""
     found: dict[int, Points] = {
         peer: np.empty((count, POINT_BYTES), np.uint8) for peer, count in receive.items()
     }

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from time import monotonic
 from typing import Any
 
@@ -29,6 +30,8 @@ from mpc_training.run import Run
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _GRACE_SECONDS = 10.0
+_LINES = ("--progress",)
+"""Only party 0 is asked for lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def prepare(
 
     routes: from a party and the ports on which all listen to those by which it reaches them.
     """
-    ports = _free_ports(PARTIES)
+    ports = free_ports(PARTIES)
     names = [f"party-{index}" for index in range(run.owners)] + ["dealer"] * (PARTIES - run.owners)
     for name in names:
         certificates.make(name, folder)
@@ -128,7 +131,8 @@ def _network_lines(description: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine on which nobody listens just now."""
     with ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
@@ -154,7 +158,7 @@ def run_parties(
             log = stack.enter_context(path.with_suffix(".log").open("w+", encoding="utf-8"))
             processes.append(
                 subprocess.Popen(
-                    [*command, _verb(path), str(path), *options, *([] if index else ["--progress"])],
+                    [*command, _verb(path), str(path), *options, *_LINES[index:1]],
                     env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
                 )
             )  # fmt: skip
@@ -167,6 +171,17 @@ def run_parties(
         if failed:
             raise PeerError(_first_complaint(settings, failed))
         return [report, *map(json.loads, said)]
+
+
+def figures(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a step took, from the reports of all parties: medians over the steps; seconds and rounds
+    of party 0, CPU seconds and bytes of all together."""
+    return {
+        "seconds_per_step": median(reports[0]["step_seconds"]),
+        "cpu_seconds_per_step": sum(median(report["step_cpu_seconds"]) for report in reports),
+        "bytes_per_step": round(sum(median(report["step_bytes"]) for report in reports)),
+        "rounds_per_step": round(median(reports[0]["step_rounds"])),
+    }
 
 
 def _verb(settings: Path) -> str:
