@@ -17,6 +17,8 @@ from mpc_training.tensor import Tensor, join
 
 _BOUND = 2 * MAX_VALUE
 _LABEL_BOUND = 2.0
+MAX_ALIGNED = 2**24
+"""Records of which blinded ids, half a gigabyte a party, are held in memory."""
 Facts = Mapping[str, Any]
 
 
@@ -100,7 +102,11 @@ def _misfits(network: Network, told: Mapping[int, Any]) -> list[str]:
             for party, facts in sorted(told.items())
             if int(np.prod(facts["shape"])) != size
         ]
-    faults = []
+    faults = [
+        f"party {party} has {facts['records']} records: expected up to {MAX_ALIGNED} to align"
+        for party, facts in sorted(told.items())
+        if facts["records"] > MAX_ALIGNED
+    ]
     columns = [facts["shape"] for _, facts in sorted(told.items())]
     labelled = [party for party, facts in sorted(told.items()) if facts["labels"]]
     if any(len(shape) != 1 for shape in columns) or sum(map(sum, columns)) != size:

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from mpc_training.agreement import Keys, agree
+from mpc_training.agreement import PROTOCOL, Keys, agree
 from mpc_training.alignment import align
 from mpc_training.batches import Batches
 from mpc_training.checkpoint import Checkpoints, State
-from mpc_training.errors import BlowUp, DataError, Disagreement, MPCError
+from mpc_training.errors import BlowUp, DataError, Disagreement, FrameError, MPCError
 from mpc_training.feed import Feed, check_fit, described
 from mpc_training.fixed_point import WEIGHT_BITS, Array
 from mpc_training.holdings import Holding
@@ -84,7 +84,9 @@ def _told(error: MPCError) -> str:
 
 def open_checkpoints(folder: Path, run: Run, holding: Holding | None) -> Checkpoints:
     """This party's checkpoints of this run on these records. Raises `CheckpointError`."""
-    digest = hashlib.sha256(json.dumps(run.facts, sort_keys=True).encode()).hexdigest()
+    # With another release the same pads could serve other messages.
+    facts = {"version": PROTOCOL, **run.facts}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return Checkpoints(folder, digest, "dealer" if holding is None else holding.digest)
 
 
@@ -155,6 +157,8 @@ class _Session:
         note = np.zeros(1, np.uint64)
         if holding is None:
             self.transport.exchange({}, {0: [note]})
+            if not 0 < note[0] <= min(facts[owner]["records"] for owner in facts):
+                raise FrameError(f"party 0 says that {note[0]} records are common: it cannot be")
             return None, int(note[0])
         here = self.transport.party
         others = {owner: facts[owner]["records"] for owner in facts if owner != here}

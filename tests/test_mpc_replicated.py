@@ -266,6 +266,9 @@ def uniformity(array: np.ndarray[Any, Any]) -> float:
 OPERATIONS: dict[str, Callable[[Replicated, Tensor], Any]] = {
     "truncation by 16": lambda a, x: a.settle(a.as_product(x), 16),
     "truncation by 32": lambda a, x: a.settle(a.as_product(x), 0),
+    "truncation, low": lambda a, x: a.settle_low(a.product(x, x), 48),
+    "settled beside its sign": lambda a, x: a.settle_and_compare(a.as_product(x), 8, lambda y: y),
+    "conjunction": lambda a, x: a.every(a.rows(a.negative(x), COUNT // 10)),
     "product": lambda a, x: a.settle(a.product(x, x), 64),
     "sign": lambda a, x: a.negative(x),
     "bit to number": lambda a, x: a.number(a.choice(a.negative(x))),

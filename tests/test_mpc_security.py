@@ -26,7 +26,7 @@ TOP = np.uint64(2**63)
 
 
 def secret() -> np.ndarray[Any, Any]:
-    """As in `tests.crypten_as_shipped`, which imports CrypTen and is therefore not imported."""
+    """As in `tests.insecure_crypten_as_shipped`, which imports CrypTen and so is not imported."""
     return np.random.default_rng(99).uniform(-5, 5, WORDS).round(3)
 
 
@@ -46,7 +46,7 @@ def test_crypten_as_shipped_gives_party_0_s_data_to_party_1(tmp_path: Path) -> N
     if find_spec("crypten") is None:
         pytest.skip("CrypTen is not installed: make setup")
     subprocess.run(
-        [sys.executable, "-m", "tests.crypten_as_shipped", str(tmp_path)],
+        [sys.executable, "-m", "tests.insecure_crypten_as_shipped", str(tmp_path)],
         cwd=ROOT, check=True, capture_output=True, timeout=200,
     )  # fmt: skip
     with np.load(tmp_path / "seen.npz") as seen:
