@@ -6,12 +6,9 @@ keys ─▸ party            one party among real organisations, from a settings
         serve ◂─▸ query  the model stays shared, and answers clients
 """
 
-import json
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any, cast
@@ -21,16 +18,16 @@ import typer
 
 from mpc_training import certificates, local_parties, serving, terminal
 from mpc_training.clear_run import accuracy, train_in_the_clear
+from mpc_training.connecting import listen
 from mpc_training.errors import MPCError, SettingsError
 from mpc_training.model_file import read_model, write_model
 from mpc_training.network import Network
 from mpc_training.record_files import read_array
-from mpc_training.run import PROTOCOLS, Endpoint, Progress, Report, Run
+from mpc_training.run import PROTOCOLS, Endpoint, Report, Run
 from mpc_training.session import open_checkpoints, take_part
 from mpc_training.settings import DEFAULT_TIMEOUT, Settings, read_client_settings, read_settings
 from mpc_training.sharing import Disclosure
 from mpc_training.training import Recipe
-from mpc_training.transport import listen
 from workloads.datasets import DatasetError, Splits, mnist, mnist_sample
 
 USER_ERROR = 2
@@ -97,7 +94,7 @@ def local(
         place = Path(name)
         settings = local_parties.prepare(place, run, pieces, _DIVISOR, timeout)
         begun = perf_counter()
-        with _watching(as_json) as watch:
+        with terminal.watching(as_json) as watch:
             reports = local_parties.run_parties(settings, resume=False, watch=watch)
         seconds = perf_counter() - begun
         _, weights = read_model(place / "model-0.safetensors")
@@ -149,19 +146,6 @@ def _network(name: str) -> Network:
     if name not in NETWORKS:
         raise SettingsError(f"--network {name!r}: expected one of {', '.join(NETWORKS)}")
     return from_torch(NETWORKS[name](), INPUT_SHAPE)
-
-
-@contextmanager
-def _watching(quiet: bool) -> Iterator[Any]:
-    with terminal.bar(quiet) as progress:
-        task = progress.add_task("training", total=None, detail="")
-
-        def watch(line: dict[str, Any]) -> None:
-            loss = "" if line["loss"] is None else f"loss {line['loss']:.3f}  "
-            detail = f"{loss}{line['bytes_sent'] / 1e6:.0f} MB sent"
-            progress.update(task, completed=line["done"], total=line["total"], detail=detail)
-
-        yield watch
 
 
 # ---------------------------------------------------------------------------- among organisations
@@ -237,7 +221,7 @@ def dealer(
 def _took_part(chosen: Settings, resume: bool, as_json: bool, lines: bool) -> Report:
     own = chosen.addresses[chosen.party]
     holding = chosen.holding()
-    with listen(own.host, own.port) as listener, _telling(as_json, lines) as progress:
+    with listen(own.host, own.port) as listener, terminal.telling(as_json, lines) as progress:
         return take_part(
             chosen.run,
             holding,
@@ -321,29 +305,6 @@ def _figures(report: Report) -> dict[str, Any]:
         "step_bytes": report.step_bytes,
         "step_rounds": report.step_rounds,
     }
-
-
-@contextmanager
-def _telling(as_json: bool, lines: bool) -> Iterator[Any]:
-    """Progress as a bar for people, or as lines of JSON once a second for programs."""
-    with _watching(as_json) as watch:
-        said = perf_counter()
-
-        def tell(progress: Progress) -> None:
-            nonlocal said
-            line = {
-                "done": progress.done,
-                "total": progress.total,
-                "bytes_sent": progress.bytes_sent,
-                "loss": progress.loss,
-            }
-            watch(line)
-            if as_json and lines and perf_counter() - said > 1:
-                said = perf_counter()
-                sys.stdout.write(json.dumps(line) + "\n")
-                sys.stdout.flush()
-
-        yield tell
 
 
 # ---------------------------------------------------------------------------- running

@@ -5,19 +5,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mpc_training.connecting import Address, Identity
 from mpc_training.errors import SettingsError
 from mpc_training.fixed_point import Array
 from mpc_training.network import Network
 from mpc_training.party import HELPER, PARTIES
+from mpc_training.schema import Schema
 from mpc_training.sharing import Disclosure
 from mpc_training.training import Recipe
-from mpc_training.transport import Address, Identity
 
 PROTOCOLS = {
     2: "two parties and a dealer, replicated shares, semi-honest",
     3: "three parties, replicated shares, semi-honest, no dealer",
 }
 """By the number of parties that bring data."""
+_ANYTHING = Schema()
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Run:
 
     seed: public; draws first weights and batches. steps: of all epochs, or fewer; None for all.
     checkpoint_every: steps; 0 for none but the check at the end. owners: how many parties bring
-    data, the first ones; with two, the third is the dealer. Raises `SettingsError`.
+    data, the first ones; with two, the third is the dealer. schema: what everyone's records look
+    like. Raises `SettingsError`.
     """
 
     network: Network
@@ -36,6 +39,7 @@ class Run:
     steps: int | None = None
     checkpoint_every: int = 50
     owners: int = PARTIES
+    schema: Schema = _ANYTHING
 
     def __post_init__(self) -> None:
         if self.owners not in PROTOCOLS:
@@ -60,6 +64,7 @@ class Run:
             "seed": self.seed,
             "steps": self.steps,
             "checkpoint_every": self.checkpoint_every,
+            "schema": self.schema.facts,
         }
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from mpc_training.agreement import agree
 from mpc_training.checkpoint import Checkpoints, State
+from mpc_training.connecting import Address, Identity, answer, call, connect
 from mpc_training.errors import CheckpointError, Disagreement, MPCError, Unreachable
 from mpc_training.fixed_point import ACTIVATION_BITS, WEIGHT_BITS, Array, decode, encode
 from mpc_training.holdings import MAX_VALUE
@@ -33,7 +34,7 @@ from mpc_training.replicated import Replicated
 from mpc_training.ring import Ring
 from mpc_training.run import Endpoint, Run
 from mpc_training.tensor import Tensor
-from mpc_training.transport import Address, Identity, TlsTransport, answer, call, connect
+from mpc_training.transport import TlsTransport
 from mpc_training.wire import read_hello, write_hello
 
 CLIENT = PARTIES

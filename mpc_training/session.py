@@ -25,6 +25,7 @@ from mpc_training.agreement import PROTOCOL, Keys, agree
 from mpc_training.alignment import align
 from mpc_training.batches import Batches
 from mpc_training.checkpoint import Checkpoints, State
+from mpc_training.connecting import connect
 from mpc_training.errors import BlowUp, DataError, Disagreement, FrameError, MPCError
 from mpc_training.feed import Feed, check_fit, described
 from mpc_training.fixed_point import WEIGHT_BITS, Array
@@ -35,7 +36,7 @@ from mpc_training.run import Endpoint, Progress, Report, Run
 from mpc_training.sharing import reveal
 from mpc_training.tensor import Tensor
 from mpc_training.training import Trainer
-from mpc_training.transport import TlsTransport, connect
+from mpc_training.transport import TlsTransport
 
 MAX_ROLLBACKS = 3
 _LOSS_EVERY = 10
@@ -59,6 +60,7 @@ def take_part(
         raise DataError("expected records from every party but a dealer, and none from that")
     if holding is not None:
         holding.check_classes(run.network.classes)
+        run.schema.check(holding)
     store = None if checkpoints is None else open_checkpoints(checkpoints, run, holding)
     transport = connect(
         endpoint.index, endpoint.addresses, endpoint.identity, endpoint.listener, endpoint.timeout

@@ -25,6 +25,11 @@
     labels = "labels.npy"                        # for CSV: label_column, id_column, columns
     divisor = 255
 
+    [schema]                                     # what all agreed that records look like: optional
+    columns = ["age", "pressure"]                # names and order in CSV files of rows
+    low = 0                                      # between which features are, once divided
+    high = 1
+
     [training]
     learning_rate = 0.1                          # momentum, batch, epochs, decay, steps
 
@@ -55,19 +60,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpc_training import certificates
+from mpc_training.connecting import Address, Identity
 from mpc_training.errors import SettingsError
 from mpc_training.holdings import Holding, read_holding
 from mpc_training.network import read_network
 from mpc_training.party import HELPER, PARTIES
 from mpc_training.run import Run
+from mpc_training.schema import Schema
 from mpc_training.sharing import Disclosure
 from mpc_training.training import Recipe
-from mpc_training.transport import Address, Identity
 
 _MAX_BYTES = 2**20
 _TOP = {
     "party", "timeout", "seed", "model", "checkpoints", "checkpoint_every", "identity", "parties",
-    "dealer", "data", "training", "opened", "network", "serving",
+    "dealer", "data", "schema", "training", "opened", "network", "serving",
 }  # fmt: skip
 _DATA = {
     "kind", "features", "labels", "divisor", "columns", "label_column", "id_column",
@@ -259,6 +265,16 @@ def _run(content: Mapping[str, Any], owners: int) -> Run:
         None if steps is None else int(steps),
         every,
         owners,
+        _schema(content.get("schema", {})),
+    )
+
+
+def _schema(content: Mapping[str, Any]) -> Schema:
+    _only("[schema]", content, {"columns", "low", "high"})
+    columns = content.get("columns")
+    return Schema(
+        None if columns is None else tuple(map(str, columns)),
+        *(None if content.get(end) is None else float(content[end]) for end in ("low", "high")),
     )
 
 

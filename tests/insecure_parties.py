@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mpc_training.agreement import Keys
+from mpc_training.link import Traffic
 from mpc_training.party import PARTIES, Party
-from mpc_training.transport import Incoming, Outgoing, Traffic
+from mpc_training.transport import Incoming, Outgoing
 
 Result = TypeVar("Result")
 SECONDS = 60

@@ -9,8 +9,9 @@ import pytest
 
 from mpc_training import agreement
 from mpc_training.agreement import Keys, agree
+from mpc_training.connecting import Identity
 from mpc_training.errors import Disagreement, FrameError, PeerLeft, PeerStalled
-from mpc_training.transport import Identity, TlsTransport
+from mpc_training.transport import TlsTransport
 from mpc_training.wire import read_hello, read_reason, write_hello
 from tests.tls_parties import connected, make_identities, wired
 

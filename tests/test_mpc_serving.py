@@ -14,13 +14,13 @@ import pytest
 
 from mpc_training import serving
 from mpc_training.clear import Clear
+from mpc_training.connecting import Address, Identity, call, listen
 from mpc_training.errors import Disagreement, MPCError, PeerError, RangeError
 from mpc_training.fixed_point import ACTIVATION_BITS, Array
 from mpc_training.run import Endpoint
 from mpc_training.serving import Answered, Door, query, serve
 from mpc_training.session import open_checkpoints
 from mpc_training.training import Trainer
-from mpc_training.transport import Address, Identity, call, listen
 from tests.insecure_parties import in_threads
 from tests.test_mpc_session import NETWORK, RUN, reports, rows, run
 from tests.tls_parties import addresses_of, make_identities

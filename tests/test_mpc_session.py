@@ -16,6 +16,7 @@ import pytest
 from mpc_training import session as session_module
 from mpc_training.batches import Batches
 from mpc_training.clear import Clear
+from mpc_training.connecting import Identity, listen
 from mpc_training.errors import (
     BlowUp,
     DataError,
@@ -31,7 +32,7 @@ from mpc_training.run import Endpoint, Progress, Report, Run
 from mpc_training.session import take_part
 from mpc_training.sharing import Disclosure
 from mpc_training.training import Recipe, Trainer
-from mpc_training.transport import Identity, TlsTransport, listen
+from mpc_training.transport import TlsTransport
 from tests.insecure_parties import in_threads
 from tests.tls_parties import addresses_of, make_identities
 
