@@ -35,6 +35,8 @@ DELAY = 0.02
 """Seconds that every message takes longer on the slow network, one way."""
 RATE = 100e6 / 8
 """Bytes a second that a party can send there."""
+DELAYED = SERVED = (3, 2)
+"""With how many parties steps are made on the slow network, and queries answered."""
 QUERIES = {1: 20, 128: 5}
 """Queries by their rows."""
 _PIXELS = 784
@@ -54,14 +56,14 @@ def run(networks: Sequence[str], rounds: int, peers: bool, emit: Emit, progress:
     emit(measure.environment(packages) | {"benchmark": "training"})
     for network in networks:
         _run_steps(network, rounds, _SYSTEMS if peers else _SYSTEMS[:2], emit, progress)
-    for parties in (3, 2):
+    for parties in DELAYED:
         progress("slow network", 0, 1)
         with slow_wire(DELAY, RATE) as wire:
             found = our_parties.step("mlp", parties, BATCH, STEPS["mlp"], wire.routes)
         where = {"delay_ms": 1e3 * DELAY, "megabits": 8e-6 * RATE}
         name, _, source, _ = _SYSTEMS[3 - parties]
         emit(_row([found], name, source, "mlp") | {"kind": "slow network", **where})
-    for parties in (3, 2):
+    for parties in SERVED:
         _run_queries(parties, emit, progress)
 
 
@@ -115,9 +117,7 @@ def _run_queries(parties: int, emit: Emit, progress: Progress) -> None:
                 "milliseconds": 1e3 * statistics.median(seconds for seconds, _ in asked[1:]),
                 "bytes": asked[0][1] + among,
                 "client_bytes": asked[0][1],
-                "rounds": told[-1]["rounds_per_query"]
-                if parties == 2
-                else told[0]["rounds_per_query"],
+                "rounds": next(said["rounds_per_query"] for said in told if said["party"] == 0),
             }
         )
 

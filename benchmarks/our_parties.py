@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,23 +76,28 @@ def serving(network: str, parties: int, queries: int, folder: Path) -> Iterator[
     (folder / "client.toml").write_text("\n".join(client), encoding="utf-8")
     command = [sys.executable, "-m", "mpc_training", "serve"]
     environment = {**os.environ, **dict.fromkeys(local_parties.THREADS, "1")}
-    with (folder / "serve.log").open("w", encoding="utf-8") as log:
-        processes = [
-            subprocess.Popen(
-                [*command, str(path), "--queries", str(queries), "--json"],
-                env=environment, stdout=(path.with_suffix(".json")).open("w"), stderr=log,
-            )
-            for path in settings
-        ]  # fmt: skip
-        try:
-            yield folder / "client.toml"
-            for process in processes:
-                process.wait(30)
-        finally:
-            for process in processes:
-                with suppress(OSError):
-                    process.kill()
-                process.wait()
+    with ExitStack() as stack:
+        log = stack.enter_context((folder / "serve.log").open("w", encoding="utf-8"))
+        processes: list[subprocess.Popen[bytes]] = []
+        stack.callback(_end, processes)
+        for path in settings:
+            told = stack.enter_context(path.with_suffix(".json").open("w", encoding="utf-8"))
+            processes.append(
+                subprocess.Popen(
+                    [*command, str(path), "--queries", str(queries), "--json"],
+                    env=environment, stdout=told, stderr=log,
+                )
+            )  # fmt: skip
+        yield folder / "client.toml"
+        for process in processes:
+            process.wait(30)
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        with suppress(OSError):
+            process.kill()
+        process.wait()
 
 
 def asked(client: Path, rows: np.ndarray[Any, Any]) -> tuple[float, int]:

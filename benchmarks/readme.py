@@ -12,7 +12,7 @@ from benchmarks.measure import OURS, Row
 from benchmarks.report import markdown
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
-RESULTS = ("query.jsonl", "batch.jsonl")
+RESULTS = ("query.jsonl", "batch.jsonl", "training.jsonl", "trained.jsonl")
 """Files of results, each of one run."""
 _SHOWN = ("environment", "tutorial", "mnist", "failure")
 
@@ -26,7 +26,36 @@ def blocks(rows: Iterable[Row]) -> dict[str, str]:
         if row.get("kind") in _SHOWN and row.get("benchmark", "query") == "query"
     ]
     tables = markdown(shown).replace("\n## ", "\n### ")
-    return {"summary": _summary(found), "query": tables, "batch": _batch(found)}
+    return {
+        "summary": _summary(found),
+        "query": tables,
+        "batch": _batch(found),
+        "training": _training(found),
+    }
+
+
+_SHARES = ("training", "slow network", "shared inference", "trained")
+
+
+def _training(rows: Iterable[Row]) -> str:
+    found = [row for row in rows if row.get("kind") in _SHARES]
+    steps = [row for row in found if row["kind"] == "training"]
+    lines = []
+    for network in dict.fromkeys(str(row["network"]) for row in steps):
+        ours, *others = (row for row in steps if row["network"] == network)
+        compared = [
+            f"{row['system']} takes {_times(row, ours, 'cpu_seconds_per_step')} the CPU time and "
+            f"{_times(row, ours, 'bytes_per_step')} the bytes of our three parties"
+            for row in others
+            if row["source"] != OURS
+        ]
+        lines.append(f"- `{network}`: " + "; ".join(compared) + ".")
+    tables = markdown(found).replace("\n## ", "\n### ").replace("## ", "### ", 1)
+    return f"{tables}\n" + "\n".join(lines) + "\n"
+
+
+def _times(row: Row, ours: Row, figure: str) -> str:
+    return f"**{row[figure] / ours[figure]:.1f} times**"
 
 
 def _batch(rows: Iterable[Row]) -> str:

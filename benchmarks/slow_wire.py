@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 _PIECE = 2**14
+_TRIES, _PAUSE = 600, 0.1
 
 
 class _Line:
@@ -53,9 +54,9 @@ class SlowWire:
     async def _listen(self, caller: int, called: int, port: int) -> int:
         async def pass_on(near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
             try:
-                far, forth = await asyncio.open_connection("127.0.0.1", port)
+                far, forth = await _reached(port)
             except OSError:
-                back.close()  # the party does not listen yet; its peer will call again
+                back.close()
                 return
             self._start(self._pump(near, forth, self.lines[caller]))
             self._start(self._pump(far, back, self.lines[called]))
@@ -96,7 +97,17 @@ class SlowWire:
                 await sink.drain()
         except OSError:
             pass
-        sink.close()
+        finally:
+            sink.close()
+
+
+async def _reached(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to a party that may not listen yet."""
+    for _ in range(_TRIES):
+        with suppress(OSError):
+            return await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(_PAUSE)
+    return await asyncio.open_connection("127.0.0.1", port)
 
 
 @contextmanager
@@ -117,10 +128,9 @@ def slow_wire(delay: float, bytes_per_second: float) -> Iterator[SlowWire]:
 async def _stop(wire: SlowWire) -> None:
     for server in wire.servers:
         server.close()
-    for task in list(wire.tasks):
-        task.cancel()
     current = asyncio.current_task()
     rest = [task for task in asyncio.all_tasks() if task is not current]
     for task in rest:
         task.cancel()
     await asyncio.gather(*rest, return_exceptions=True)
+    await asyncio.sleep(_PAUSE)  # in which closed connections take their leave
