@@ -130,14 +130,16 @@ def read_holding(
     label_column: str | None = None,
     id_column: str | None = None,
     shape: tuple[int, ...] | None = None,
+    classes: tuple[str, ...] | None = None,
 ) -> Holding:
     """A holding from files: CSV (with column names), .npy or IDX (labels in another file), or a
     folder of images. shape: of one record, where the file holds them flat or without channels.
+    classes: names of an image folder's folders, in the order of their labels.
 
     Raises `DataError`.
     """
     if features.is_dir():
-        table = record_files.read_images(features)
+        table = record_files.read_images(features, classes)
     elif features.suffix == ".csv":
         table = record_files.read_csv(
             features, columns=columns, label=label_column, identifier=id_column

@@ -21,9 +21,11 @@ _BLOCK = 4096
 @dataclass(frozen=True)
 class Schema:
     """columns: names, in order, of a CSV file's features, where all parties hold the same ones.
-    low, high: between which features are, once divided. Raises `SettingsError`."""
+    classes: names of folders of images, in the order of their labels. low, high: between which
+    features are, once divided. Raises `SettingsError`."""
 
     columns: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
     low: float | None = None
     high: float | None = None
 

@@ -27,6 +27,7 @@
 
     [schema]                                     # what all agreed that records look like: optional
     columns = ["age", "pressure"]                # names and order in CSV files of rows
+    classes = ["healthy", "ill"]                 # folders of images, in the order of labels
     low = 0                                      # between which features are, once divided
     high = 1
 
@@ -124,9 +125,16 @@ class Settings:
         labels = data.pop("labels", None)
         columns = data.pop("columns", None)
         shape = self.run.network.input_shape if data["kind"] == "rows" else None
+        features, classes = self.folder / data.pop("features"), self.run.schema.classes
+        if features.is_dir() and classes is None:
+            raise SettingsError(
+                f"{features} is a folder of images: all parties must agree on the names and the "
+                "order of its folders, in [schema] classes"
+            )
         return read_holding(
             data.pop("kind"),
-            self.folder / data.pop("features"),
+            features,
+            classes=classes,
             labels=None if labels is None else self.folder / labels,
             columns=None if columns is None else tuple(columns),
             shape=shape,
@@ -270,12 +278,15 @@ def _run(content: Mapping[str, Any], owners: int) -> Run:
 
 
 def _schema(content: Mapping[str, Any]) -> Schema:
-    _only("[schema]", content, {"columns", "low", "high"})
-    columns = content.get("columns")
-    return Schema(
-        None if columns is None else tuple(map(str, columns)),
-        *(None if content.get(end) is None else float(content[end]) for end in ("low", "high")),
+    _only("[schema]", content, {field.name for field in fields(Schema)})
+    columns, classes = (
+        None if each is None else tuple(map(str, each))
+        for each in (content.get("columns"), content.get("classes"))
     )
+    low, high = (
+        None if end is None else float(end) for end in (content.get("low"), content.get("high"))
+    )
+    return Schema(columns, classes, low, high)
 
 
 def _address(entry: Mapping[str, Any], folder: Path) -> Address:

@@ -193,6 +193,7 @@ CHANGES = {
     "scale": ("divisor = 1.0", "divisor = 0.001", "divide them"),
     "seed": ("seed = 1", "seed = -1", "expected a seed"),
     "schema": ("[training]", "[schema]\nlow = 0\nhigh = 0.5\n[training]", "agreed is 0 to 0.5"),
+    "folders": ('features = "features-0.npy"', 'features = "."', "in [schema] classes"),
     "no schema": ("[training]", "[schema]\nlow = 0\n[training]", "expected both or neither"),
 }
 

@@ -111,6 +111,12 @@ def test_folders_of_images(tmp_path: Path) -> None:
     holding = read_holding("rows", tmp_path, divisor=255)
     assert holding.features.shape == (2, 1, 3, 4)
     assert holding.labels is not None and holding.labels.tolist() == [0, 1]
+    # A party that has no cats must not call dogs 0.
+    both = ("ant", "cat", "dog")
+    agreed = read_holding("rows", tmp_path, divisor=255, classes=both)
+    assert agreed.labels is not None and agreed.labels.tolist() == [1, 2]
+    with pytest.raises(DataError, match="classes dog: expected"):
+        read_holding("rows", tmp_path, classes=("cat",))
     Image.new("RGB", (4, 3)).save(tmp_path / "dog" / "two.png")
     with pytest.raises(DataError, match="expected one size"):
         read_holding("rows", tmp_path)
