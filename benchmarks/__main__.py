@@ -84,7 +84,7 @@ def run_training(
 ) -> None:
     """A training step on shares: CPU seconds, bytes, rounds; CrypTen and SPU with peers."""
     networks = ("mlp",) if quick else bench_training.NETWORKS
-    bench_training.run(networks, 1 if quick else 3, peers, emit, progress)
+    bench_training.run(networks, 1 if quick else 2, peers, emit, progress)
 
 
 def run_trained(

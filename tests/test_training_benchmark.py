@@ -52,9 +52,9 @@ def test_a_small_run(tmp_path: Path) -> None:
         bench_training.run(("mlp",), 1, False, emit, lambda *_: None)
     rows = list(measure.read_rows(path))
     assert [row["kind"] for row in rows] == [
-        "environment", "training", "training", "slow network", "shared inference",
+        "environment", "slow network", "shared inference", "training", "training",
     ]  # fmt: skip
-    _, three, two, slow, query = rows
+    _, slow, query, three, two = rows
     assert three["rounds_per_step"] == two["rounds_per_step"] == slow["rounds_per_step"] == 44
     # Each round waits for a message that left a delay ago.
     assert slow["seconds_per_step"] > 44 * bench_training.DELAY
