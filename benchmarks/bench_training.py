@@ -96,7 +96,8 @@ def _row(rounds: Sequence[Measured], name: str, source: str, network: str) -> me
     for figure in FIGURES:
         values = [found[figure] for found in rounds if found.get(figure) is not None]
         row[figure] = statistics.median(values) if values else None
-    return row | {"batch": BATCH, "steps": STEPS[network], "rounds_measured": len(rounds)}
+    steps = STEPS if source == measure.OURS else PEER_STEPS
+    return row | {"batch": BATCH, "steps": steps[network], "rounds_measured": len(rounds)}
 
 
 def _run_queries(parties: int, emit: Emit, progress: Progress) -> None:
@@ -141,15 +142,8 @@ def _spu(network: str) -> Measured:
         python = peer_python("spu_aby3")
     except InstallError as error:
         raise _Failed(str(error)) from None
-    return _json(
-        [
-            str(python),
-            str(PEERS_FOLDER / "spu_aby3.py"),
-            network,
-            str(BATCH),
-            str(PEER_STEPS[network]),
-        ]
-    )
+    script = str(PEERS_FOLDER / "spu_aby3.py")
+    return _json([str(python), script, network, str(BATCH), str(PEER_STEPS[network])])
 
 
 def _json(command: Sequence[str]) -> Measured:

@@ -157,7 +157,6 @@ _TRAINED: Sequence[Column] = (
     ("steps", _number("steps", 0)),
     ("accuracy % on shares", _number("accuracy_percent", 2)),
     ("same loop in the clear", _number("plain_accuracy_percent", 2)),
-    ("minutes", _number("seconds", 1, 60)),
     ("CPU s a step", _number("cpu_seconds_per_step", 3)),
     ("MB a step", _number("bytes_per_step", 1, 1e6)),
     ("rollbacks", _number("rollbacks", 0)),
