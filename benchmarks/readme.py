@@ -38,7 +38,9 @@ _SHARES = ("training", "slow network", "shared inference", "trained")
 
 
 def _training(rows: Iterable[Row]) -> str:
-    found = [row for row in rows if row.get("kind") in _SHARES]
+    every = list(rows)
+    found = [row for row in every if row.get("kind") in _SHARES]
+    (load,) = (row["load"] for row in every if row.get("benchmark") == "training")
     steps = [row for row in found if row["kind"] == "training"]
     lines = []
     for network in dict.fromkeys(str(row["network"]) for row in steps):
@@ -49,8 +51,13 @@ def _training(rows: Iterable[Row]) -> str:
             for row in others
             if row["source"] != OURS
         ]
-        lines.append(f"- `{network}`: " + "; ".join(compared) + ".")
+        if compared:
+            lines.append(f"- `{network}`: " + "; ".join(compared) + ".")
     tables = markdown(found).replace("\n## ", "\n### ").replace("## ", "### ", 1)
+    lines.append(
+        f"- When the run began {load:.0f} processes wanted the machine's two cores: more than two "
+        "make wall times long, and leave CPU times, bytes and rounds as they are."
+    )
     return f"{tables}\n" + "\n".join(lines) + "\n"
 
 
