@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -229,6 +230,17 @@ def test_settings_are_what_was_written(tmp_path: Path) -> None:
         assert settings.party == index and settings.run.steps == 5
         assert settings.run.network == Network((Linear(20, 3),), (20,))
         assert settings.holding().count == 64
+
+
+def test_the_settings_file_in_the_readme_is_understood(tmp_path: Path) -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    for name in ("alpha", "beta", "gamma"):
+        certificates.make(name, tmp_path)
+    (tmp_path / "alpha.toml").write_text(text)
+    settings = read_settings(tmp_path / "alpha.toml")
+    assert settings.run.owners == 3 and settings.run.schema.high == 1
+    assert settings.run.network.input_shape == (784,)
 
 
 @pytest.mark.parametrize(
