@@ -20,6 +20,7 @@ from benchmarks import (
     bench_heads,
     bench_points,
     bench_query,
+    bench_trained,
     bench_training,
     measure,
 )
@@ -118,7 +119,20 @@ def run_training(
 ) -> None:
     """A training step on shares: CPU seconds, bytes, rounds; CrypTen and SPU with peers."""
     networks = ("mlp",) if quick else bench_training.NETWORKS
-    bench_training.run(networks, 1 if quick else 3, peers, emit, progress)
+    bench_training.run(networks, 1 if quick else 2, peers, emit, progress)
+
+
+def run_trained(
+    *,
+    quick: bool,
+    peers: bool,
+    queries: int | None,
+    emit: bench_query.Emit,
+    progress: bench_query.Progress,
+) -> None:
+    """Whole runs on shares of MNIST: accuracy, and that of the same loop in the clear."""
+    networks = ("mlp",) if quick else tuple(bench_trained.RECIPES)
+    bench_trained.run(networks, 3 if quick else None, emit, progress)
 
 
 def run_heads(
@@ -143,6 +157,7 @@ BENCHMARKS: Mapping[str, Runner] = {
     "cores": run_cores,
     "training": run_training,
     "heads": run_heads,
+    "trained": run_trained,
 }
 """What `run` can measure, by name; `list` prints the first line of each docstring."""
 

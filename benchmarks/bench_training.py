@@ -1,6 +1,7 @@
-"""A training step of three parties: ours, CrypTen as shipped and SPU's ABY3, interleaved.
+"""A training step on shares: ours, CrypTen as shipped and SPU's ABY3, interleaved; then a slow
+network, and queries to a model that stays shared.
 
-Ours are real processes on real TLS sockets, started by `mpc-training local`; CrypTen's are
+Ours are real processes on real TLS sockets, as `mpc-training local` starts them; CrypTen's are
 processes on plain sockets (gloo); SPU's are threads with queues in memory. Same networks, batch of
 128.
 """
@@ -12,19 +13,39 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measure
+import numpy as np
+
+from benchmarks import measure, our_parties
 from benchmarks.bench_query import Emit, Progress
 from benchmarks.peer_environment import PEERS_FOLDER, InstallError, peer_python
+from benchmarks.slow_wire import slow_wire
 
 NETWORKS = ("mlp", "lenet")
-BATCH, STEPS = 128, 4
+BATCH = 128
+STEPS = {"mlp": 8, "lenet": 4}
+PEER_STEPS = {"mlp": 3, "lenet": 1}
+"""After one that is not counted: a step of CrypTen's LeNet takes minutes."""
 SECONDS = 1800
 FIGURES = ("cpu_seconds_per_step", "seconds_per_step", "bytes_per_step", "rounds_per_step")
+DELAY = 0.02
+"""Seconds that every message takes longer on the slow network, one way."""
+RATE = 100e6 / 8
+"""Bytes a second that a party can send there."""
+DELAYED = SERVED = (3, 2)
+"""With how many parties steps are made on the slow network, and queries answered."""
+QUERIES = {1: 20, 128: 5}
+"""Queries by their rows."""
+_PIXELS = 784
 Measured = Mapping[str, Any]
+
+
+System = tuple[str, Callable[[str], Measured], str, str]
 
 
 class _Failed(Exception):
@@ -32,26 +53,42 @@ class _Failed(Exception):
 
 
 def run(networks: Sequence[str], rounds: int, peers: bool, emit: Emit, progress: Progress) -> None:
-    """Measure each network `rounds` times on every system in turn; medians of the rounds."""
+    """Measure each network on every system in turn, the first one `rounds` times and the others, of
+    which a peer's step takes minutes, once; medians of the rounds."""
     packages = ("sottovoce", "numpy", "cryptography", "torch", "crypten")
     emit(measure.environment(packages) | {"benchmark": "training"})
-    for network in networks:
-        systems = _SYSTEMS if peers else _SYSTEMS[:1]
-        found: dict[str, list[Measured]] = {name: [] for name, *_ in systems}
-        failed: dict[str, str] = {}
-        for number in range(rounds):
-            for name, start, *_ in systems:
-                progress(f"{network}: {name}", number, rounds)
-                if name not in failed:
-                    try:
-                        found[name].append(start(network))
-                    except _Failed as error:
-                        failed[name] = str(error)
-        for name, _, source, protection in systems:
-            if name in failed:
-                emit({"kind": "failure", "system": name, "source": source, "reason": failed[name]})
-            else:
-                emit(_row(found[name], name, source, network) | {"protection": protection})
+    for parties in DELAYED:
+        progress("slow network", 0, 1)
+        with slow_wire(DELAY, RATE) as wire:
+            found = our_parties.step("mlp", parties, BATCH, STEPS["mlp"], wire.routes)
+        where = {"delay_ms": 1e3 * DELAY, "megabits": 8e-6 * RATE}
+        name, _, source, _ = _SYSTEMS[3 - parties]
+        emit(_row([found], name, source, "mlp") | {"kind": "slow network", **where})
+    for parties in SERVED:
+        _run_queries(parties, emit, progress)
+    systems = _SYSTEMS if peers else _SYSTEMS[:2]
+    for place, network in enumerate(networks):
+        _run_steps(network, 1 if place else rounds, systems, emit, progress)
+
+
+def _run_steps(
+    network: str, rounds: int, systems: Sequence[System], emit: Emit, progress: Progress
+) -> None:
+    found: dict[str, list[Measured]] = {name: [] for name, *_ in systems}
+    failed: dict[str, str] = {}
+    for number in range(rounds):
+        for name, start, *_ in systems:
+            progress(f"{network}: {name}", number, rounds)
+            if name not in failed:
+                try:
+                    found[name].append(start(network))
+                except _Failed as error:
+                    failed[name] = str(error)
+    for name, _, source, protection in systems:
+        if name in failed:
+            emit({"kind": "failure", "system": name, "source": source, "reason": failed[name]})
+        else:
+            emit(_row(found[name], name, source, network) | {"protection": protection})
 
 
 def _row(rounds: Sequence[Measured], name: str, source: str, network: str) -> measure.Row:
@@ -59,17 +96,45 @@ def _row(rounds: Sequence[Measured], name: str, source: str, network: str) -> me
     for figure in FIGURES:
         values = [found[figure] for found in rounds if found.get(figure) is not None]
         row[figure] = statistics.median(values) if values else None
-    return row | {"batch": BATCH, "steps": STEPS, "rounds_measured": len(rounds)}
+    steps = STEPS if source == measure.OURS else PEER_STEPS
+    return row | {"batch": BATCH, "steps": steps[network], "rounds_measured": len(rounds)}
 
 
-def _ours(network: str) -> Measured:
-    words = f"local --data sample --network {network} --epochs {STEPS} --batch {BATCH} --json"
-    return _json([sys.executable, "-m", "mpc_training", *words.split()])
+def _run_queries(parties: int, emit: Emit, progress: Progress) -> None:
+    """Queries to the network of the first step; each connects anew, as a client would."""
+    name, _, source, _ = _SYSTEMS[3 - parties]
+    rows = np.random.default_rng(0).uniform(0, 1, (max(QUERIES), _PIXELS))
+    for count, queries in QUERIES.items():
+        progress(f"queries of {count}", 0, 1)
+        with tempfile.TemporaryDirectory() as folder:
+            with our_parties.serving("mlp", parties, queries + 1, Path(folder)) as client:
+                asked = [our_parties.asked(client, rows[:count]) for _ in range(queries + 1)]
+            told = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+        among = sum(said["bytes_sent"] for said in told) / (queries + 1)
+        emit(
+            {
+                "kind": "shared inference",
+                "system": name,
+                "source": source,
+                "network": "mlp",
+                "rows": count,
+                "queries": queries,
+                "milliseconds": 1e3 * statistics.median(seconds for seconds, _ in asked[1:]),
+                "bytes": asked[0][1] + among,
+                "client_bytes": asked[0][1],
+                "rounds": next(said["rounds_per_query"] for said in told if said["party"] == 0),
+            }
+        )
+
+
+def _ours(parties: int, network: str) -> Measured:
+    found: Measured = our_parties.step(network, parties, BATCH, STEPS[network])
+    return found
 
 
 def _crypten(network: str) -> Measured:
     script = PEERS_FOLDER / "crypten_shipped.py"
-    return _json([sys.executable, str(script), network, str(BATCH), str(STEPS)])
+    return _json([sys.executable, str(script), network, str(BATCH), str(PEER_STEPS[network])])
 
 
 def _spu(network: str) -> Measured:
@@ -77,7 +142,8 @@ def _spu(network: str) -> Measured:
         python = peer_python("spu_aby3")
     except InstallError as error:
         raise _Failed(str(error)) from None
-    return _json([str(python), str(PEERS_FOLDER / "spu_aby3.py"), network, str(BATCH), str(STEPS)])
+    script = str(PEERS_FOLDER / "spu_aby3.py")
+    return _json([str(python), script, network, str(BATCH), str(PEER_STEPS[network])])
 
 
 def _json(command: Sequence[str]) -> Measured:
@@ -98,14 +164,10 @@ def _json(command: Sequence[str]) -> Measured:
     return answer
 
 
-System = tuple[str, Callable[[str], Measured], str, str]
+_PROTECTED = "semi-honest, one of three; mutual TLS 1.3; AES-256"
 _SYSTEMS: tuple[System, ...] = (
-    (
-        "Sottovoce",
-        _ours,
-        measure.OURS,
-        "semi-honest, one of three; mutual TLS 1.3; AES-256",
-    ),
+    ("Sottovoce, three parties", partial(_ours, 3), measure.OURS, _PROTECTED),
+    ("Sottovoce, two and a dealer", partial(_ours, 2), measure.OURS, _PROTECTED),
     (
         "CrypTen as shipped",
         _crypten,

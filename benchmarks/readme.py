@@ -13,7 +13,10 @@ from benchmarks.measure import OURS, Row, read_rows
 from benchmarks.report import markdown
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
-RESULTS = ("query.jsonl", "batch.jsonl", "points.jsonl", "cores.jsonl", "heads.jsonl")
+RESULTS = (
+    "query.jsonl", "batch.jsonl", "points.jsonl", "cores.jsonl", "heads.jsonl", "training.jsonl",
+    "trained.jsonl",
+)  # fmt: skip
 """Files of results, each of one run."""
 NOT_YET = "Not measured on this version: `python -m benchmarks run heads --peers` does it.\n"
 _SHOWN = ("environment", "tutorial", "mnist", "cores", "failure")
@@ -40,6 +43,7 @@ def blocks(rows: Iterable[Row]) -> dict[str, str]:
         "batch": _batch(found),
         "points": _points(found),
         "heads": _heads(found),
+        "training": _training(found),
     }
 
 
@@ -63,6 +67,37 @@ def _heads(rows: Iterable[Row]) -> str:
         for row in growth
     ]
     return "\n".join([tables, *lines]).rstrip("\n") + "\n"
+
+
+_SHARES = ("training", "slow network", "shared inference", "trained")
+
+
+def _training(rows: Iterable[Row]) -> str:
+    every = list(rows)
+    found = [row for row in every if row.get("kind") in _SHARES]
+    (load,) = (row["load"] for row in every if row.get("benchmark") == "training")
+    steps = [row for row in found if row["kind"] == "training"]
+    lines = []
+    for network in dict.fromkeys(str(row["network"]) for row in steps):
+        ours, *others = (row for row in steps if row["network"] == network)
+        compared = [
+            f"{row['system']} takes {_times(row, ours, 'cpu_seconds_per_step')} the CPU time and "
+            f"{_times(row, ours, 'bytes_per_step')} the bytes of our three parties"
+            for row in others
+            if row["source"] != OURS
+        ]
+        if compared:
+            lines.append(f"- `{network}`: " + "; ".join(compared) + ".")
+    tables = markdown(found).replace("\n## ", "\n### ").replace("## ", "### ", 1)
+    lines.append(
+        f"- When the run began {load:.0f} processes wanted the machine's two cores: more than two "
+        "make wall times long, and leave CPU times, bytes and rounds as they are."
+    )
+    return f"{tables}\n" + "\n".join(lines) + "\n"
+
+
+def _times(row: Row, ours: Row, figure: str) -> str:
+    return f"**{row[figure] / ours[figure]:.1f} times**"
 
 
 def _batch(rows: Iterable[Row]) -> str:

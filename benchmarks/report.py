@@ -28,7 +28,14 @@ def markdown(rows: Iterable[Row]) -> str:
     if "growth" in by_kind:
         parts += ["## Growth of a batch's cost", _table(_GROWTH, by_kind["growth"])]
     if "training" in by_kind:
-        parts += ["## A training step, three parties", _table(_TRAINING, by_kind["training"])]
+        parts += ["## A training step on shares", _table(_TRAINING, by_kind["training"])]
+    if "slow network" in by_kind:
+        parts += ["## A training step on a slow network", _table(_SLOW, by_kind["slow network"])]
+    if "shared inference" in by_kind:
+        found = by_kind["shared inference"]
+        parts += ["## A query to a model that stays shared", _table(_SHARED, found)]
+    if "trained" in by_kind:
+        parts += ["## Whole runs on shares", _table(_TRAINED, by_kind["trained"])]
     if "head" in by_kind:
         parts += _heads(by_kind["head"])
     if "head_stream" in by_kind:
@@ -165,6 +172,37 @@ _TRAINING: Sequence[Column] = (
     ("MB", _number("bytes_per_step", 1, 1e6)),
     ("rounds", _number("rounds_per_step", 0)),
     ("protection", _plain("protection")),
+)
+_SLOW: Sequence[Column] = (
+    ("system", _plain("system")),
+    ("network", _plain("network")),
+    ("ms later, one way", _number("delay_ms", 0)),
+    ("Mbit/s a party", _number("megabits", 0)),
+    ("wall s", _number("seconds_per_step", 2)),
+    ("CPU s, all parties", _number("cpu_seconds_per_step", 3)),
+    ("MB", _number("bytes_per_step", 1, 1e6)),
+    ("rounds", _number("rounds_per_step", 0)),
+)
+_SHARED: Sequence[Column] = (
+    ("system", _plain("system")),
+    ("network", _plain("network")),
+    ("images", _number("rows", 0)),
+    ("ms, connecting included", _number("milliseconds", 1)),
+    ("kB in all", _number("bytes", 0, 1e3)),
+    ("kB from the client", _number("client_bytes", 0, 1e3)),
+    ("rounds", _number("rounds", 0)),
+)
+_TRAINED: Sequence[Column] = (
+    ("system", _plain("system")),
+    ("network", _plain("network")),
+    ("epochs", _number("epochs", 0)),
+    ("batch", _number("batch", 0)),
+    ("steps", _number("steps", 0)),
+    ("accuracy % on shares", _number("accuracy_percent", 2)),
+    ("same loop in the clear", _number("plain_accuracy_percent", 2)),
+    ("CPU s a step", _number("cpu_seconds_per_step", 3)),
+    ("MB a step", _number("bytes_per_step", 1, 1e6)),
+    ("rollbacks", _number("rollbacks", 0)),
 )
 _TUTORIAL: Sequence[Column] = (
     ("system", _plain("system")),

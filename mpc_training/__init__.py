@@ -9,30 +9,29 @@
 
 Who learns what, against which adversary:
 
-    party      holds                                 learns
-    each       its records, two of three components  everyone's counts and shapes of data, the
-    network,
-               of everything else                    the recipe, and what `Disclosure` opens: the
-               model if
-                                                     named, the mean loss if agreed; at each
-                                                     checkpoint one bit, whether numbers blew up
-    network    what passes                           sizes, times and addresses, through TLS 1.3
+    party      holds                              learns
+    each       its records, two of three          everyone's counts and shapes of records, the
+               components of all else             network, the recipe, and what `Disclosure` opens:
+                                                  the model if named, the mean loss if agreed; at
+                                                  each checkpoint one bit, whether numbers blew up
+    dealer     of two parties: components that    counts and shapes, the network, the recipe, that
+               are random without the third       bit; it receives nothing else
+    network    what passes                        sizes, times and addresses, through TLS 1.3
 
-**Semi-honest, one of three.** As long as each party follows the protocol and no two pool what they
-see, nobody learns more than the table says, whatever else it computes from it (Araki et al. 2016;
-ABY3). The guarantee rests on AES-256, HKDF-SHA256 and TLS 1.3. What the opened model says about the
-records is not hidden by any of this: for that, train with differential privacy.
+**Semi-honest, one of three; a dealer counts as one.** As long as each follows the protocol and no
+two pool what they see, nobody learns more than the table says, whatever else it computes from it
+(Araki et al. 2016; ABY3). The guarantee rests on AES-256, HKDF-SHA256, TLS 1.3, and for columns on
+Diffie-Hellman. What the opened model says about the records is not hidden by any of this: for that,
+train with differential privacy.
 
 Not protected:
 
-- **Two parties together** read everything.
+- **Two parties together**, or a party and the dealer, read everything.
 - **A party that deviates** is not noticed. It can spoil the model, and where something that depends
-on its
-  deviation is opened, learn from that. Its own records can be anything: nothing proves that they
+  on its deviation is opened, learn from that. Its records can be anything: nothing proves that they
   are true.
-- **Leaks by choice of data**: with columns, which of a party's records each other party has too,
-and ids
-  that can be guessed (see `alignment`).
+- **Leaks by choice of data**: with columns, which of a party's records each other party has too
+  (`alignment`).
 - **What happens on a machine**: memory is not wiped, side channels are not considered.
 """
 
@@ -45,9 +44,9 @@ if TYPE_CHECKING:
     from mpc_training.holdings import read_holding as read_holding
     from mpc_training.model_file import read_model as read_model
     from mpc_training.network import Network as Network
-    from mpc_training.session import Endpoint as Endpoint
-    from mpc_training.session import Report as Report
-    from mpc_training.session import Run as Run
+    from mpc_training.run import Endpoint as Endpoint
+    from mpc_training.run import Report as Report
+    from mpc_training.run import Run as Run
     from mpc_training.session import take_part as take_part
     from mpc_training.sharing import Disclosure as Disclosure
     from mpc_training.torch_modules import from_torch as from_torch
@@ -56,13 +55,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Disclosure": "sharing",
-    "Endpoint": "session",
+    "Endpoint": "run",
     "Holding": "holdings",
     "MPCError": "errors",
     "Network": "network",
     "Recipe": "training",
-    "Report": "session",
-    "Run": "session",
+    "Report": "run",
+    "Run": "run",
     "from_torch": "torch_modules",
     "read_holding": "holdings",
     "read_model": "model_file",

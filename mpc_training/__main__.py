@@ -2,17 +2,14 @@
 
 local                    all parties on this machine: to try it, and to measure it
 keys ─▸ party            one party among real organisations, from a settings file
+        dealer           in the place of a third party: it has no data and receives nothing
         serve ◂─▸ query  the model stays shared, and answers clients
 """
 
-import json
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Annotated, Any, cast
 
@@ -20,26 +17,23 @@ import numpy as np
 import typer
 
 from mpc_training import certificates, local_parties, serving, terminal
-from mpc_training.batches import Batches
-from mpc_training.clear import Clear
+from mpc_training.clear_run import accuracy, train_in_the_clear
+from mpc_training.connecting import listen
 from mpc_training.errors import MPCError, SettingsError
-from mpc_training.fixed_point import ACTIVATION_BITS, GRADIENT_BITS, Array
 from mpc_training.model_file import read_model, write_model
 from mpc_training.network import Network
 from mpc_training.record_files import read_array
-from mpc_training.session import Endpoint, Progress, Report, Run, open_checkpoints, take_part
-from mpc_training.settings import DEFAULT_TIMEOUT, read_client_settings, read_settings
+from mpc_training.run import PROTOCOLS, Endpoint, Report, Run
+from mpc_training.session import open_checkpoints, take_part
+from mpc_training.settings import DEFAULT_TIMEOUT, Settings, read_client_settings, read_settings
 from mpc_training.sharing import Disclosure
-from mpc_training.training import Recipe, Trainer
-from mpc_training.transport import listen
-from workloads.datasets import Dataset, DatasetError, Splits, mnist, mnist_sample
+from mpc_training.training import Recipe
+from workloads.datasets import DatasetError, Splits, mnist, mnist_sample
 
 USER_ERROR = 2
 INTERRUPTED = 130
-PARTIES = (3,)
-PROTOCOL = "three parties, replicated shares, semi-honest, no dealer"
 _SAMPLE_TEST = 100
-_BLOCK = 1000
+_DIVISOR = 255.0
 _MAX_SEED = 2**32 - 1
 _Misuse = cast(type[Exception], typer.BadParameter.__mro__[2])
 """click's ClickException, or that of the copy of click which newer releases of typer hold."""
@@ -62,7 +56,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
     epilog="Example: mpc-training local --parties 3 --data mnist --network mlp --epochs 1 --json"
 )
 def local(
-    parties: Annotated[int, typer.Option(help="Parties; 3 need no dealer.")] = 3,
+    parties: Annotated[int, typer.Option(help="3, or 2 and a dealer.")] = 3,
     data: Annotated[str, typer.Option(help="mnist, or sample: 300 images that ship.")] = "sample",
     network: Annotated[str, typer.Option(help="logistic, mlp or lenet.")] = "mlp",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 1,
@@ -70,7 +64,7 @@ def local(
     batch: Annotated[int, typer.Option(help="Images a step.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="Of the mean gradient.")] = 0.1,
     momentum: Annotated[float, typer.Option(help="From 0 to below 1.")] = 0.9,
-    decay: Annotated[float, typer.Option(help="Of the learning rate, an epoch.")] = 0.7,
+    decay: Annotated[float, typer.Option(help="Of the learning rate, over an epoch.")] = 0.7,
     loss: Annotated[bool, typer.Option(help="Open the mean loss every ten steps.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of first weights and batches; public.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the MNIST files are.")] = None,
@@ -83,8 +77,8 @@ def local(
 
     The same loop then runs on plain numbers, from the same first weights in the same batches.
     """
-    if parties not in PARTIES:
-        raise SettingsError(f"--parties {parties}: expected 3")
+    if parties not in PROTOCOLS:
+        raise SettingsError(f"--parties {parties}: expected 3, or 2 with a dealer")
     splits = _splits(data, folder)
     recipe = Recipe(learning_rate, momentum, batch, epochs, decay)
     drawn = secrets.randbelow(_MAX_SEED) if seed is None else seed
@@ -92,27 +86,26 @@ def local(
         raise SettingsError(
             f"--seed {seed}, --steps {steps}: expected 0 to 2^32 − 1, and 1 or more"
         )
-    run = Run(_network(network), recipe, Disclosure(loss=loss), drawn, steps)
-    pixels = np.rint(splits.train.images * 255).astype(np.uint8)
-    pieces = local_parties.deal(pixels, splits.train.labels, drawn)
+    disclosure = Disclosure(tuple(range(parties)), loss)
+    run = Run(_network(network), recipe, disclosure, drawn, steps, owners=parties)
+    pixels = np.rint(splits.train.images * _DIVISOR).astype(np.uint8)
+    pieces = local_parties.spread(pixels, splits.train.labels, drawn, parties)
     with tempfile.TemporaryDirectory(prefix="mpc-training-") as name:
         place = Path(name)
-        settings = local_parties.prepare(place, run, pieces, 255.0, timeout)
+        settings = local_parties.prepare(place, run, pieces, _DIVISOR, timeout)
         begun = perf_counter()
-        with _watching(as_json) as watch:
+        with terminal.watching(as_json) as watch:
             reports = local_parties.run_parties(settings, resume=False, watch=watch)
         seconds = perf_counter() - begun
         _, weights = read_model(place / "model-0.safetensors")
     with terminal.notes.status("the same loop on plain numbers …"):
-        plain = _plain(run, pieces)
+        plain = train_in_the_clear(run, pieces, _DIVISOR)
+    tested = splits.test.images, splits.test.labels
     values = {
-        "accuracy": _accuracy(run.network, weights, splits.test),
-        "plain_accuracy": _accuracy(run.network, plain, splits.test),
-        "seconds_per_step": median(reports[0]["step_seconds"]),
-        "cpu_seconds_per_step": sum(median(r["step_cpu_seconds"]) for r in reports),
-        "bytes_per_step": round(sum(median(r["step_bytes"]) for r in reports)),
-        "rounds_per_step": round(median(reports[0]["step_rounds"])),
-        "protocol": PROTOCOL,
+        "accuracy": accuracy(run.network, weights, *tested),
+        "plain_accuracy": accuracy(run.network, plain, *tested),
+        **local_parties.figures(reports),
+        "protocol": PROTOCOLS[parties],
         "parties": parties,
         "steps": reports[0]["steps"],
         "batch": batch,
@@ -132,7 +125,7 @@ def local(
         f"{values['cpu_seconds_per_step']:.3f} CPU seconds of all parties, "
         f"{values['bytes_per_step'] / 1e6:.2f} MB, {values['rounds_per_step']} rounds\n"
         f"the run    {values['steps']} steps in {seconds:.0f} s\n"
-        f"protocol   {PROTOCOL}"
+        f"protocol   {PROTOCOLS[parties]}"
     )
     terminal.report(values, text, as_json)
 
@@ -153,51 +146,6 @@ def _network(name: str) -> Network:
     if name not in NETWORKS:
         raise SettingsError(f"--network {name!r}: expected one of {', '.join(NETWORKS)}")
     return from_torch(NETWORKS[name](), INPUT_SHAPE)
-
-
-def _plain(run: Run, pieces: list[local_parties.Piece]) -> Array:
-    """The weights that the same loop finds on plain numbers."""
-    clear = Clear()
-    first = run.network.first_weights(np.random.default_rng([run.seed]))
-    trainer = Trainer.start(clear, run.network, first)
-    recipe = run.recipe
-    batches = Batches(tuple(len(piece.labels) for piece in pieces), recipe.batch, run.seed)
-    total = batches.steps * recipe.epochs
-    for step in range(total if run.steps is None else min(total, run.steps)):
-        chosen = list(zip(pieces, batches.rows(step), strict=True))
-        x = np.concatenate([piece.features[rows] for piece, rows in chosen]) / 255
-        labels = np.concatenate([piece.labels[rows] for piece, rows in chosen])
-        y = np.eye(run.network.classes)[labels]
-        rate = recipe.learning_rate * recipe.decay ** (step // batches.steps)
-        trainer.step(
-            clear.public(x, ACTIVATION_BITS), clear.public(y, GRADIENT_BITS), rate, recipe.momentum
-        )
-    return np.asarray(trainer.weights.parts[0])
-
-
-def _accuracy(network: Network, weights: Array, data: Dataset) -> float:
-    """Of the network in the clear, on float64."""
-    clear = Clear()
-    trainer = Trainer.start(clear, network, weights)
-    right = 0
-    for start in range(0, len(data), _BLOCK):
-        part = data.take(slice(start, start + _BLOCK))
-        x = clear.public(part.images.reshape(-1, *network.input_shape), ACTIVATION_BITS)
-        right += int((trainer.logits(x).parts[0].argmax(1) == part.labels).sum())
-    return right / len(data)
-
-
-@contextmanager
-def _watching(quiet: bool) -> Iterator[Any]:
-    with terminal.bar(quiet) as progress:
-        task = progress.add_task("training", total=None, detail="")
-
-        def watch(line: dict[str, Any]) -> None:
-            loss = "" if line["loss"] is None else f"loss {line['loss']:.3f}  "
-            detail = f"{loss}{line['bytes_sent'] / 1e6:.0f} MB sent"
-            progress.update(task, completed=line["done"], total=line["total"], detail=detail)
-
-        yield watch
 
 
 # ---------------------------------------------------------------------------- among organisations
@@ -240,17 +188,9 @@ def party(
 ) -> None:
     """Take part in a training run with the other parties of a settings file."""
     chosen = read_settings(settings)
-    holding = chosen.holding()
-    own = chosen.addresses[chosen.party]
-    with listen(own.host, own.port) as listener, _telling(as_json, lines) as progress:
-        report = take_part(
-            chosen.run,
-            holding,
-            Endpoint(chosen.party, chosen.addresses, chosen.identity, listener, chosen.timeout),
-            checkpoints=chosen.checkpoints,
-            resume=resume,
-            progress=progress,
-        )
+    if chosen.data is None:
+        raise SettingsError(f"{settings} is a dealer's: start it with `mpc-training dealer`")
+    report = _took_part(chosen, resume, as_json, lines)
     written = report.weights is not None and chosen.model is not None
     if report.weights is not None and chosen.model is not None:
         write_model(chosen.model, chosen.run.network, report.weights)
@@ -258,6 +198,38 @@ def party(
     where = f"model written to {model}" if written else "this party gets no model"
     text = f"{report.steps} steps, {sum(report.step_bytes) / 1e6:.1f} MB sent from here; {where}"
     terminal.report({"party": chosen.party, "model": model, **_figures(report)}, text, as_json)
+
+
+@app.command(epilog="Example: mpc-training dealer dealer.toml")
+def dealer(
+    settings: Annotated[Path, typer.Argument(help="TOML file without [data]; see `party`.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last common checkpoint.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Deal randomness to two parties that train together; it learns nothing, if it colludes with
+    neither."""
+    chosen = read_settings(settings)
+    if chosen.data is not None:
+        raise SettingsError(f"{settings} is a party's: start it with `mpc-training party`")
+    report = _took_part(chosen, resume, as_json, False)
+    text = f"{report.steps} steps, {sum(report.step_bytes) / 1e6:.1f} MB dealt"
+    terminal.report({"party": chosen.party, **_figures(report)}, text, as_json)
+
+
+def _took_part(chosen: Settings, resume: bool, as_json: bool, lines: bool) -> Report:
+    own = chosen.addresses[chosen.party]
+    holding = chosen.holding()
+    with listen(own.host, own.port) as listener, terminal.telling(as_json, lines) as progress:
+        return take_part(
+            chosen.run,
+            holding,
+            Endpoint(chosen.party, chosen.addresses, chosen.identity, listener, chosen.timeout),
+            checkpoints=chosen.checkpoints,
+            resume=resume,
+            progress=progress,
+        )
 
 
 @app.command(epilog="Example: mpc-training serve alpha.toml")
@@ -298,12 +270,12 @@ def serve(
 
 @app.command(epilog="Example: mpc-training query client.toml scans.npy --divisor 255")
 def query(
-    settings: Annotated[Path, typer.Argument(help="TOML file: identity, and the three parties.")],
+    settings: Annotated[Path, typer.Argument(help="TOML file: identity, and the parties.")],
     rows: Annotated[Path, typer.Argument(help="Rows to ask about: .npy or IDX.")],
     divisor: Annotated[float, typer.Option(help="What to divide values by.")] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """Ask three parties about rows that none of them sees: the most likely class of each."""
+    """Ask the parties about rows that none of them sees: the most likely class of each."""
     chosen = read_client_settings(settings)
     array = read_array(rows)
     if array.ndim < 2 or not divisor > 0:
@@ -333,29 +305,6 @@ def _figures(report: Report) -> dict[str, Any]:
         "step_bytes": report.step_bytes,
         "step_rounds": report.step_rounds,
     }
-
-
-@contextmanager
-def _telling(as_json: bool, lines: bool) -> Iterator[Any]:
-    """Progress as a bar for people, or as lines of JSON once a second for programs."""
-    with _watching(as_json) as watch:
-        said = perf_counter()
-
-        def tell(progress: Progress) -> None:
-            nonlocal said
-            line = {
-                "done": progress.done,
-                "total": progress.total,
-                "bytes_sent": progress.bytes_sent,
-                "loss": progress.loss,
-            }
-            watch(line)
-            if as_json and lines and perf_counter() - said > 1:
-                said = perf_counter()
-                sys.stdout.write(json.dumps(line) + "\n")
-                sys.stdout.flush()
-
-        yield tell
 
 
 # ---------------------------------------------------------------------------- running

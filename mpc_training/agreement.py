@@ -27,7 +27,8 @@ from mpc_training.randomness import KEY_BYTES, agreed_key, new_key
 from mpc_training.transport import TlsTransport
 from mpc_training.wire import Kind, read_hello, write_hello
 
-PROTOCOL = 1
+PROTOCOL = 2
+"""Raised with every change of what parties send each other."""
 _PROOF_BYTES = 32
 _MAX_SHOWN = 80
 

@@ -1,16 +1,17 @@
-"""What training asks of an arithmetic. `clear` is the definition, the others hold shares.
+"""What training asks of an arithmetic. `clear` is the definition, the other holds shares.
 
-    x · y          product, matmul      → Product      exact
-    Product        settle(bits)         → Tensor       rounds to `bits`, one ulp
-    x < 0          negative             → Bits
-    Bits           both, invert         → Bits
-    Bits           number               → Tensor of zeros and ones, 0 fraction bits
-    public values  public, lift, times  → Tensor       without a message
+    x · y          product, matmul          → Product      exact
+    Product        settle(bits)             → Tensor       rounds to `bits`, one ulp
+    x < 0          negative                 → Bits
+    Bits           every, invert            → Bits
+    Bits           choice ─▸ choose(x)      → Tensor       x where the bit is 1, else 0
+    public values  public, lift, times      → Tensor       without a message
 
 The same training loop runs on each, so the one on floating-point numbers is its own oracle.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,14 @@ class Bits:
     def rows(self) -> int:
         """The length of the first axis."""
         return int(self.parts[0].shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Bits to choose by, as often as one likes. dealt: what prepares that, of shape (…, count)."""
+
+    bits: Bits
+    dealt: Part
 
 
 class Arithmetic(ABC):
@@ -80,41 +89,59 @@ class Arithmetic(ABC):
         """A product with `bits` fraction bits, no more than it has; off by less than one ulp."""
 
     @abstractmethod
-    def negative(self, x: Tensor) -> Bits:
-        """x < 0, elementwise over the flattened x; one row of bits of shape (⌈size/8⌉,)."""
+    def settle_low(self, product: Product, bits: int) -> Tensor:
+        """As `settle`, in half the rounds, but right only modulo 2^(64 − dropped) ulp, where so
+        many bits are dropped: a product with it must be lifted by as many before it is settled."""
 
     @abstractmethod
-    def both(self, x: Bits, y: Bits) -> Bits:
-        """x and y, elementwise."""
+    def settle_and_compare(
+        self, product: Product, bits: int, difference: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Bits]:
+        """x, settled, and `difference`(x) < 0, in fewer rounds than one after the other.
+
+        difference: linear, with integers.
+        """
+
+    @abstractmethod
+    def negative(self, x: Tensor) -> Bits:
+        """x < 0, elementwise over the flattened x; one row of bits of shape (⌈size/8⌉,)."""
 
     @abstractmethod
     def invert(self, x: Bits) -> Bits:
         """not x, elementwise."""
 
     @abstractmethod
-    def number(self, x: Bits) -> Tensor:
-        """Ones and zeros with 0 fraction bits, of shape (…, count)."""
-
-    @abstractmethod
     def rows(self, x: Bits, count: int) -> Bits:
         """One row of bits as a table of rows with `count` bits each, a multiple of 8."""
+
+    @abstractmethod
+    def every(self, x: Bits, leave: int = 1) -> Bits:
+        """The conjunction of the rows of x, until at most `leave` rows are left."""
+
+    @abstractmethod
+    def choice(self, x: Bits) -> Choice:
+        """Bits made ready to choose by; no round."""
+
+    @abstractmethod
+    def choose(self, choice: Choice, x: Tensor) -> Tensor:
+        """x where the bit is 1, else 0; x has as many elements as there are bits. One round."""
+
+    @abstractmethod
+    def number(self, choice: Choice) -> Tensor:
+        """Ones and zeros with 0 fraction bits, of shape (…, count)."""
 
     def multiply(self, x: Tensor, y: Tensor, bits: int) -> Tensor:
         """Elementwise, settled."""
         return self.settle(self.product(x, y), bits)
 
-    def every(self, x: Bits) -> Bits:
-        """The conjunction of the rows of x: one row. ⌈log₂ rows⌉ rounds of `both`."""
-        while x.rows > 1:
-            half = x.rows // 2
-            met = self.both(x[:half], x[half : 2 * half])
-            x = join_bits([met, x[2 * half :]]) if x.rows % 2 else met
-        return x
-
-    def relu(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """max(x, 0), and the mask x ≥ 0 as zeros and ones: both of the shape of x."""
-        mask = self.number(self.invert(self.negative(x))).reshape(*x.shape)
-        return self.settle(self.product(mask, x), x.bits), mask
+    def relu(self, x: Tensor | Product, bits: int) -> tuple[Tensor, Choice]:
+        """max(x, 0), and where x ≥ 0. A product is settled to `bits` on the way."""
+        if isinstance(x, Product):
+            x, below = self.settle_and_compare(x, bits, lambda settled: settled)
+        else:
+            below = self.negative(x)
+        choice = self.choice(self.invert(below))
+        return self.choose(choice, x), choice
 
 
 def join_bits(pieces: list[Bits]) -> Bits:

@@ -7,7 +7,7 @@ before it is summed, and never leaves the interval in which truncation is exact:
     activations    16     1.5e-5      |x| < 2^15, where comparisons are exact
     weights        24     6.0e-8      |w| < 64 for steps, 2^22 for products with activations
     gradients      20     9.5e-7      |δ| < 2^18
-    softmax        24     6.0e-8      values in [0, 16]
+    softmax        20     9.5e-7      values below 4 in chains of products
     updates        56     1.4e-17     |velocity| < 64, before they are truncated to weights
 
 A product of b and c bits has b + c bits, and |product| < 2^(62 − b − c) must hold for its
@@ -23,7 +23,7 @@ from mpc_training.ring import Ring
 ACTIVATION_BITS = 16
 WEIGHT_BITS = 24
 GRADIENT_BITS = 20
-SOFTMAX_BITS = 24
+SOFTMAX_BITS = 20
 UPDATE_BITS = 56
 
 PRODUCT_BITS = 62

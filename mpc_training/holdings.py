@@ -29,7 +29,8 @@ class Holding:
     """Checked records of one party.
 
     features: (n, *shape), any real dtype; `values` divides them by `divisor`. labels: int64 (n,),
-    or None where another party has them. ids: names of records, needed for columns.
+    or None where another party has them. ids: names of records, needed for columns. names: of the
+    columns, where the file had any.
     """
 
     kind: Kind
@@ -37,6 +38,7 @@ class Holding:
     labels: npt.NDArray[np.int64] | None
     divisor: float = 1.0
     ids: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -107,7 +109,7 @@ class Holding:
         """Some of the records, in this order."""
         labels = None if self.labels is None else self.labels[rows]
         ids = None if self.ids is None else tuple(self.ids[int(k)] for k in rows)
-        return Holding(self.kind, self.features[rows], labels, self.divisor, ids)
+        return Holding(self.kind, self.features[rows], labels, self.divisor, ids, self.names)
 
     @property
     def digest(self) -> str:
@@ -128,14 +130,16 @@ def read_holding(
     label_column: str | None = None,
     id_column: str | None = None,
     shape: tuple[int, ...] | None = None,
+    classes: tuple[str, ...] | None = None,
 ) -> Holding:
     """A holding from files: CSV (with column names), .npy or IDX (labels in another file), or a
     folder of images. shape: of one record, where the file holds them flat or without channels.
+    classes: names of an image folder's folders, in the order of their labels.
 
     Raises `DataError`.
     """
     if features.is_dir():
-        table = record_files.read_images(features)
+        table = record_files.read_images(features, classes)
     elif features.suffix == ".csv":
         table = record_files.read_csv(
             features, columns=columns, label=label_column, identifier=id_column
@@ -146,4 +150,4 @@ def read_holding(
     data = table.features
     if shape is not None and data.ndim and data[0].size == int(np.prod(shape)):
         data = data.reshape(len(data), *shape)
-    return Holding(kind, data, found, divisor, table.ids)
+    return Holding(kind, data, found, divisor, table.ids, table.names)

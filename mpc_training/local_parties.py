@@ -1,7 +1,8 @@
 """All parties on this machine: real processes, real sockets, certificates made for the occasion.
 
 Each party is a process of its own that runs `mpc-training party` on a settings file of its own;
-nothing passes between them but their TLS connections. This module is for trying and measuring:
+nothing passes between them but their TLS connections; with two, a third process runs
+`mpc-training dealer`. This module is for trying and measuring:
 whoever runs it has all data anyway.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from time import monotonic
 from typing import Any
 
@@ -24,10 +26,12 @@ import numpy.typing as npt
 from mpc_training import certificates
 from mpc_training.errors import PeerError
 from mpc_training.party import PARTIES
-from mpc_training.session import Run
+from mpc_training.run import Run
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _GRACE_SECONDS = 10.0
+_LINES = ("--progress",)
+"""Only party 0 is asked for lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -38,52 +42,77 @@ class Piece:
     labels: npt.NDArray[np.int64]
 
 
-def deal(features: npt.NDArray[Any], labels: npt.NDArray[np.int64], seed: int) -> list[Piece]:
-    """Rows dealt at random to three parties, as evenly as possible."""
-    order = np.random.default_rng([seed, PARTIES]).permutation(len(features))
+def spread(
+    features: npt.NDArray[Any], labels: npt.NDArray[np.int64], seed: int, parties: int
+) -> list[Piece]:
+    """Rows given at random to so many parties, as evenly as possible."""
+    order = np.random.default_rng([seed, parties]).permutation(len(features))
     return [
-        Piece(features[rows], labels[rows]) for rows in map(np.sort, np.array_split(order, PARTIES))
+        Piece(features[rows], labels[rows]) for rows in map(np.sort, np.array_split(order, parties))
     ]
 
 
 def prepare(
-    folder: Path, run: Run, pieces: Sequence[Piece], divisor: float, timeout: float
+    folder: Path,
+    run: Run,
+    pieces: Sequence[Piece],
+    divisor: float,
+    timeout: float,
+    routes: Callable[[int, Sequence[int]], Sequence[int]] | None = None,
 ) -> list[Path]:
-    """Write keys, records and settings for each party; the settings files."""
-    ports = _free_ports(len(pieces))
-    for index in range(len(pieces)):
-        certificates.make(f"party-{index}", folder)
+    """Write keys, records and settings for each party, and for a dealer; the settings files.
+
+    routes: from a party and the ports on which all listen to those by which it reaches them.
+    """
+    ports = free_ports(PARTIES)
+    names = [f"party-{index}" for index in range(run.owners)] + ["dealer"] * (PARTIES - run.owners)
+    for name in names:
+        certificates.make(name, folder)
     paths = []
-    for index, piece in enumerate(pieces):
-        np.save(folder / f"features-{index}.npy", piece.features)
-        np.save(folder / f"labels-{index}.npy", piece.labels)
-        path = folder / f"party-{index}.toml"
-        path.write_text(_settings(index, ports, run, divisor, timeout), encoding="utf-8")
+    for index, name in enumerate(names):
+        if index < run.owners:
+            np.save(folder / f"features-{index}.npy", pieces[index].features)
+            np.save(folder / f"labels-{index}.npy", pieces[index].labels)
+        path = folder / f"{name}.toml"
+        reached = ports if routes is None else routes(index, ports)
+        path.write_text(_settings(index, names, reached, run, divisor, timeout), encoding="utf-8")
         paths.append(path)
     return paths
 
 
-def _settings(index: int, ports: Sequence[int], run: Run, divisor: float, timeout: float) -> str:
+def _settings(
+    index: int,
+    names: Sequence[str],
+    ports: Sequence[int],
+    run: Run,
+    divisor: float,
+    timeout: float,
+) -> str:
     recipe = {**asdict(run.recipe), **({} if run.steps is None else {"steps": run.steps})}
+    owner = index < run.owners
     lines = [
-        f"party = {index}",
+        *([f"party = {index}", f'model = "model-{index}.safetensors"'] if owner else []),
         f"timeout = {timeout}",
         f"seed = {run.seed}",
-        f'model = "model-{index}.safetensors"',
         f'checkpoints = "checkpoints-{index}"',
         f"checkpoint_every = {run.checkpoint_every}",
         "[identity]",
-        f'certificate = "party-{index}.certificate.pem"',
-        f'private_key = "party-{index}.key.pem"',
-        *(
-            f'[[parties]]\naddress = "127.0.0.1:{port}"\ncertificate = "party-{k}.certificate.pem"'
-            for k, port in enumerate(ports)
-        ),
-        "[data]",
-        'kind = "rows"',
-        f'features = "features-{index}.npy"',
-        f'labels = "labels-{index}.npy"',
-        f"divisor = {divisor}",
+        f'certificate = "{names[index]}.certificate.pem"',
+        f'private_key = "{names[index]}.key.pem"',
+    ]
+    for name, port in zip(names, ports, strict=True):
+        lines.append("[dealer]" if name == "dealer" else "[[parties]]")
+        lines.append(f'address = "127.0.0.1:{port}"')
+        lines.append(f'certificate = "{name}.certificate.pem"')
+    if owner:
+        lines += [
+            "[data]",
+            'kind = "rows"',
+            f'features = "features-{index}.npy"',
+            f'labels = "labels-{index}.npy"',
+            f"divisor = {divisor}",
+        ]
+    lines += [
         "[training]",
         *(f"{name} = {value}" for name, value in recipe.items()),
         "[opened]",
@@ -102,7 +131,8 @@ def _network_lines(description: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine on which nobody listens just now."""
     with ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
@@ -113,13 +143,13 @@ def _free_ports(count: int) -> list[int]:
 def run_parties(
     settings: Sequence[Path], *, resume: bool, watch: Callable[[dict[str, Any]], None]
 ) -> list[dict[str, Any]]:
-    """Start `mpc-training party` for each and wait: their reports, by party.
+    """Start `mpc-training party`, or `dealer`, for each and wait: their reports, by party.
 
     watch: gets each line of progress of party 0. Raises `PeerError` with what the first party that
     failed said; the others are given ten seconds to say theirs, and are then ended.
     """
     environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
-    command = [sys.executable, "-m", "mpc_training", "party"]
+    command = [sys.executable, "-m", "mpc_training"]
     options = ["--json", *(["--resume"] if resume else [])]
     processes: list[subprocess.Popen[str]] = []
     with ExitStack() as stack:
@@ -128,7 +158,7 @@ def run_parties(
             log = stack.enter_context(path.with_suffix(".log").open("w+", encoding="utf-8"))
             processes.append(
                 subprocess.Popen(
-                    [*command, str(path), *options, *([] if index else ["--progress"])],
+                    [*command, _verb(path), str(path), *options, *_LINES[index:1]],
                     env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
                 )
             )  # fmt: skip
@@ -141,6 +171,21 @@ def run_parties(
         if failed:
             raise PeerError(_first_complaint(settings, failed))
         return [report, *map(json.loads, said)]
+
+
+def figures(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a step took, from the reports of all parties: medians over the steps; seconds and rounds
+    of party 0, CPU seconds and bytes of all together."""
+    return {
+        "seconds_per_step": median(reports[0]["step_seconds"]),
+        "cpu_seconds_per_step": sum(median(report["step_cpu_seconds"]) for report in reports),
+        "bytes_per_step": round(sum(median(report["step_bytes"]) for report in reports)),
+        "rounds_per_step": round(median(reports[0]["step_rounds"])),
+    }
+
+
+def _verb(settings: Path) -> str:
+    return "dealer" if settings.stem == "dealer" else "party"
 
 
 def _follow(

@@ -23,6 +23,8 @@ MAX_INNER = 1024
 _TOP = 64 - BASE_BITS
 _SMALL = 1 << 15
 """Fewer scalar products than this are quicker without digits."""
+_FEW_ROWS, _FEW_COLUMNS = 16, 8
+"""So are so few of either, for which taking the other factor apart would be most of the work."""
 _BLOCK = 1 << 16
 """Elements of the left factor taken at once: what fits a core's cache with their digits."""
 
@@ -30,7 +32,7 @@ _BLOCK = 1 << 16
 def matmul(a: Ring, b: Ring) -> Ring:
     """(m, k) × (k, n) → (m, n) modulo 2^64, exactly."""
     (m, k), n = a.shape, b.shape[1]
-    if m * k * n <= _SMALL:
+    if m <= _FEW_ROWS or n <= _FEW_COLUMNS or m * k * n <= _SMALL:
         product: Ring = a @ b
         return product
     total = np.zeros((m, n), np.int64)

@@ -23,17 +23,18 @@ import numpy as np
 
 from mpc_training.agreement import agree
 from mpc_training.checkpoint import Checkpoints, State
+from mpc_training.connecting import Address, Identity, answer, call, connect
 from mpc_training.errors import CheckpointError, Disagreement, MPCError, Unreachable
 from mpc_training.fixed_point import ACTIVATION_BITS, WEIGHT_BITS, Array, decode, encode
 from mpc_training.holdings import MAX_VALUE
-from mpc_training.layers import forward
+from mpc_training.layers import forward, settled
 from mpc_training.party import PARTIES, Party
 from mpc_training.randomness import Generator, new_key
 from mpc_training.replicated import Replicated
 from mpc_training.ring import Ring
-from mpc_training.session import Endpoint, Run
+from mpc_training.run import Endpoint, Run
 from mpc_training.tensor import Tensor
-from mpc_training.transport import Address, Identity, TlsTransport, answer, call, connect
+from mpc_training.transport import TlsTransport
 from mpc_training.wire import read_hello, write_hello
 
 CLIENT = PARTIES
@@ -192,7 +193,8 @@ class _Server:
         traffic = self.transport.traffic
         before = traffic.bytes_sent, traffic.rounds
         x = Tensor(parts, ACTIVATION_BITS)
-        logits = forward(self.arithmetic, self.network, self.weights, x).logits
+        done = forward(self.arithmetic, self.network, self.weights, x)
+        logits = settled(self.arithmetic, done.answer, ACTIVATION_BITS)
         try:
             client.exchange({CLIENT: [np.ascontiguousarray(logits.parts[0])]}, {})
         except MPCError:
@@ -235,8 +237,8 @@ def _asked(
         raise Disagreement([f"a row of shape {encoded.shape[1:]}: the network takes {shape}"])
     x = encoded.reshape(len(encoded), *(shape or []))
     pads = Generator(new_key())
-    s0, s1 = (pads.words(0, lane, x.shape) for lane in (0, 1))
-    components = (s0, s1, x - s0 - s1)
+    s0, s2 = (pads.words(0, lane, x.shape) for lane in (0, 1))
+    components = (s0, x - s0 - s2, s2)  # a dealer, in the last place, gets pads alone
     for index, link in enumerate(links):
         link.exchange({index: [components[index], components[(index + 1) % PARTIES]]}, {})
     answers: list[Ring] = [np.empty((len(x), int(classes or 0)), np.uint64) for _ in links]

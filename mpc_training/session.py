@@ -6,127 +6,61 @@ Nothing is shared before all parties agreed on the network, the recipe, what wil
 shapes of everyone's data. What is opened: the trained weights, to the parties that `Disclosure`
 names; at each checkpoint one bit, whether the numbers blew up; and if all agreed the mean loss of a
 batch.
+
+The last party, or the dealer in its place, receives nothing during a step and runs ahead of the
+others; so that it notices within the time-out when they fail, and is never further ahead than two
+steps, they acknowledge each step to it with an empty message.
 """
 
 import hashlib
 import json
-import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 
-from mpc_training.agreement import Keys, agree
+from mpc_training.agreement import PROTOCOL, Keys, agree
 from mpc_training.alignment import align
 from mpc_training.batches import Batches
 from mpc_training.checkpoint import Checkpoints, State
-from mpc_training.errors import BlowUp, DataError, Disagreement, MPCError
-from mpc_training.fixed_point import ACTIVATION_BITS, GRADIENT_BITS, WEIGHT_BITS, Array
-from mpc_training.holdings import MAX_VALUE, Holding
-from mpc_training.network import Network
-from mpc_training.party import PARTIES, Party
+from mpc_training.connecting import connect
+from mpc_training.errors import BlowUp, DataError, Disagreement, FrameError, MPCError
+from mpc_training.feed import Feed, check_fit, described
+from mpc_training.fixed_point import WEIGHT_BITS, Array
+from mpc_training.holdings import Holding
+from mpc_training.party import HELPER, PARTIES, Party
 from mpc_training.replicated import Replicated
-from mpc_training.sharing import Disclosure, Entry, reveal, share
-from mpc_training.tensor import Tensor, join
-from mpc_training.training import Recipe, Trainer
-from mpc_training.transport import Address, Identity, TlsTransport, connect
+from mpc_training.run import Endpoint, Progress, Report, Run
+from mpc_training.sharing import reveal
+from mpc_training.tensor import Tensor
+from mpc_training.training import Trainer
+from mpc_training.transport import TlsTransport
 
 MAX_ROLLBACKS = 3
-_BOUND = 2 * MAX_VALUE
-_LABEL_BOUND = 2.0
 _LOSS_EVERY = 10
-
-
-@dataclass(frozen=True)
-class Run:
-    """What all parties were told alike.
-
-    seed: public; draws first weights and batches. steps: of all epochs, or fewer; None for all.
-    checkpoint_every: steps; 0 for none but the check at the end.
-    """
-
-    network: Network
-    recipe: Recipe
-    disclosure: Disclosure
-    seed: int
-    steps: int | None = None
-    checkpoint_every: int = 50
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """JSON values that must be equal on all parties."""
-        return {
-            "protocol": "three parties, replicated, semi-honest",
-            "network": self.network.digest,
-            "recipe": asdict(self.recipe),
-            "opened": {
-                "model_to": sorted(self.disclosure.model_to),
-                "loss": self.disclosure.loss,
-            },
-            "seed": self.seed,
-            "steps": self.steps,
-            "checkpoint_every": self.checkpoint_every,
-        }
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """This party's place among all."""
-
-    index: int
-    addresses: tuple[Address, ...]
-    identity: Identity
-    listener: socket.socket
-    timeout: float
-
-
-@dataclass(frozen=True)
-class Progress:
-    """After a step: how many of how many are done, the bytes this party sent, the loss if
-    opened."""
-
-    done: int
-    total: int
-    bytes_sent: int
-    loss: float | None
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a run took on this party, from its first step to its last.
-
-    weights: (network.size,) if this party was to get them. step_seconds, step_bytes, step_rounds:
-    of each step made here. cpu_seconds: of this process, all steps. resumed_at: steps made before.
-    """
-
-    weights: Array | None
-    steps: int
-    resumed_at: int
-    rollbacks: int
-    step_seconds: tuple[float, ...]
-    step_cpu_seconds: tuple[float, ...]
-    step_bytes: tuple[int, ...]
-    step_rounds: tuple[int, ...]
-    loss: float | None
-    records: int
+_AHEAD = 1
 
 
 def take_part(
     run: Run,
-    holding: Holding,
+    holding: Holding | None,
     endpoint: Endpoint,
     *,
     checkpoints: Path | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    """Train with the others. Every failure, here or there, is one `MPCError` on every party."""
+    """Train with the others; a dealer has no holding. Every failure, here or there, is one
+    `MPCError` on every party."""
     if len(endpoint.addresses) != PARTIES:
-        raise DataError(f"{len(endpoint.addresses)} parties: expected {PARTIES}")
-    holding.check_classes(run.network.classes)
+        raise DataError(f"{len(endpoint.addresses)} addresses: expected {PARTIES}")
+    if (holding is None) != endpoint.deals(run):
+        raise DataError("expected records from every party but a dealer, and none from that")
+    if holding is not None:
+        holding.check_classes(run.network.classes)
+        run.schema.check(holding)
     store = None if checkpoints is None else open_checkpoints(checkpoints, run, holding)
     transport = connect(
         endpoint.index, endpoint.addresses, endpoint.identity, endpoint.listener, endpoint.timeout
@@ -150,85 +84,100 @@ def _told(error: MPCError) -> str:
     return str(error).splitlines()[0]
 
 
-def open_checkpoints(folder: Path, run: Run, holding: Holding) -> Checkpoints:
+def open_checkpoints(folder: Path, run: Run, holding: Holding | None) -> Checkpoints:
     """This party's checkpoints of this run on these records. Raises `CheckpointError`."""
-    digest = hashlib.sha256(json.dumps(run.facts, sort_keys=True).encode()).hexdigest()
-    return Checkpoints(folder, digest, holding.digest)
+    # With another release the same pads could serve other messages.
+    facts = {"version": PROTOCOL, **run.facts}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return Checkpoints(folder, digest, "dealer" if holding is None else holding.digest)
 
 
 class _Session:
     def __init__(
         self,
         run: Run,
-        holding: Holding,
+        holding: Holding | None,
         transport: TlsTransport,
         store: Checkpoints | None,
         resume: bool,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.run, self.holding, self.store, self.progress = run, holding, store, progress
+        self.run, self.store, self.progress = run, store, progress
         self.transport = transport
-        self.state, keys, told = self._agree(resume)
-        self.resumed_at = self.state.step if self.state else 0
-        common = self.state.keys.common if self.state else keys.common
-        everyone = {**told, transport.party: self._own({})}
-        counts = [everyone[i]["records"] for i in range(PARTIES)]
-        if holding.kind == "columns":
-            others = {i: counts[i] for i in told}
-            self.holding = holding.reordered(
-                align(transport, common, list(holding.ids or ()), others)
-            )
-            counts = [self.holding.count]
-        self.facts = {**told, transport.party: self._own({})}
-        self.batches = Batches(tuple(counts), run.recipe.batch, run.seed)
-        self.total = self.batches.steps * run.recipe.epochs
+        self.unacknowledged = 0
+        state, keys, facts = self._agree(holding, resume)
+        self.resumed_at = state.step if state else 0
+        self.feed = self._open_feed(holding, facts)
+        self.total = self.feed.batches.steps * run.recipe.epochs
         if run.steps is not None:
             self.total = min(self.total, run.steps)
-        self.first = run.network.first_weights(np.random.default_rng([run.seed]))
-        if self.state is None:
-            self._begin(keys, 0, 1.0)
+        if state is None:
+            self._begin(keys)
         else:
-            self._restore(self.state, self.state.attempt, self.state.learning_rate_factor)
+            self._restore(state, state.attempt, state.learning_rate_factor)
 
     # ------------------------------------------------------------------ agreeing
 
-    def _own(self, states: Mapping[int, str]) -> dict[str, Any]:
-        holding = self.holding
-        return {
-            "kind": holding.kind,
-            "records": holding.count,
-            "shape": list(holding.shape),
-            "labels": holding.labels is not None,
-            "checkpoints": {str(step): name for step, name in states.items()},
-        }
-
-    def _agree(self, resume: bool) -> tuple[State | None, Keys, dict[int, Any]]:
+    def _agree(
+        self, holding: Holding | None, resume: bool
+    ) -> tuple[State | None, Keys, dict[int, Any]]:
+        """The state to go on from, keys, and what is known of each owner's records."""
         states = self.store.states() if resume and self.store else {}
-        own = self._own(states)
-        keys, told = agree(
-            self.transport, {"run": {**self.run.facts, "resume": resume}, "own": own}
-        )
-        faults = _data_faults(self.run.network, {**told, self.transport.party: own})
-        if faults:
-            raise Disagreement(faults)
-        shared = set(own["checkpoints"].items())
-        for facts in told.values():
-            shared &= set(facts["checkpoints"].items())
+        named = {str(step): name for step, name in states.items()}
+        own = {**described(holding), "checkpoints": named}
+        facts = {"run": {**self.run.facts, "resume": resume}, "own": own}
+        keys, told = agree(self.transport, facts)
+        told = {**told, self.transport.party: own}
+        owners = range(self.run.owners)
+        check_fit(self.run.network, told, owners)
+        found = {owner: told[owner] for owner in owners}
         if not resume or self.store is None:
-            return None, keys, told
+            return None, keys, found
+        shared = set(named.items())
+        for theirs in told.values():
+            shared &= set(theirs["checkpoints"].items())
         if not shared:
             raise Disagreement(
                 ["no checkpoint is common to all parties: start anew, without resuming"]
             )
-        return self.store.read(max(int(step) for step, _ in shared)), keys, told
+        return self.store.read(max(int(step) for step, _ in shared)), keys, found
+
+    def _open_feed(self, holding: Holding | None, facts: dict[int, Any]) -> Feed:
+        counts = tuple(facts[owner]["records"] for owner in sorted(facts))
+        if facts[0]["kind"] == "columns":
+            holding, count = self._aligned(holding, facts)
+            counts = (count,)
+        run = self.run
+        batches = Batches(counts, run.recipe.batch, run.seed)
+        self.records = 0 if holding is None else holding.count
+        return Feed(run.network, holding, facts, batches)
+
+    def _aligned(
+        self, holding: Holding | None, facts: Mapping[int, Any]
+    ) -> tuple[Holding | None, int]:
+        """Records that all owners have, and their number, which a dealer is told."""
+        note = np.zeros(1, np.uint64)
+        if holding is None:
+            self.transport.exchange({}, {0: [note]})
+            if not 0 < note[0] <= min(facts[owner]["records"] for owner in facts):
+                raise FrameError(f"party 0 says that {note[0]} records are common: it cannot be")
+            return None, int(note[0])
+        here = self.transport.party
+        others = {owner: facts[owner]["records"] for owner in facts if owner != here}
+        holding = holding.reordered(align(self.transport, list(holding.ids or ()), others))
+        if here == 0 and HELPER not in facts:
+            note[0] = holding.count
+            self.transport.exchange({HELPER: [note]}, {})
+        return holding, holding.count
 
     # ------------------------------------------------------------------ state
 
-    def _begin(self, keys: Keys, attempt: int, factor: float) -> None:
-        self.keys, self.factor, self.step = keys, factor, 0
-        self.party = Party(self.transport.party, self.transport, keys, attempt)
+    def _begin(self, keys: Keys) -> None:
+        self.keys, self.factor, self.step = keys, 1.0, 0
+        self.party = Party(self.transport.party, self.transport, keys)
         self.arithmetic = Replicated(self.party)
-        self.trainer = Trainer.start(self.arithmetic, self.run.network, self.first)
+        first = self.run.network.first_weights(np.random.default_rng([self.run.seed]))
+        self.trainer = Trainer.start(self.arithmetic, self.run.network, first)
 
     def _restore(self, state: State, attempt: int, factor: float) -> None:
         self.keys, self.factor, self.step = state.keys, factor, state.step
@@ -256,13 +205,12 @@ class _Session:
         while self.step < self.total:
             begun = perf_counter(), process_time(), traffic.bytes_sent, traffic.rounds
             y = self._one_step()
-            self.step += 1
             ended = perf_counter(), process_time(), traffic.bytes_sent, traffic.rounds
             spans.append(
                 (ended[0] - begun[0], ended[1] - begun[1], ended[2] - begun[2], ended[3] - begun[3])
             )
             if run.disclosure.loss and (self.step % _LOSS_EVERY == 0 or self.step == self.total):
-                opened = reveal(self.party, self.trainer.loss(y), range(PARTIES))
+                opened = self._opened(self.trainer.loss(y), range(run.owners))
                 loss = None if opened is None else float(opened[0])
             if self._at_checkpoint():
                 if self._blown_up():
@@ -274,20 +222,43 @@ class _Session:
                     self.store.write(good)
             if self.progress is not None:
                 self.progress(Progress(self.step, self.total, traffic.bytes_sent, loss))
-        weights = reveal(self.party, self.trainer.weights, run.disclosure.model_to)
+        weights = self._opened(self.trainer.weights, run.disclosure.model_to)
         walls, cpus, sent, rounds = zip(*spans, strict=True) if spans else ((), (), (), ())
         return Report(
             weights, self.total, self.resumed_at, rollbacks, walls, cpus, sent, rounds, loss,
-            self.holding.count,
+            self.records,
         )  # fmt: skip
+
+    def _one_step(self) -> Tensor:
+        x, y = self.feed.batch(self.party, self.step)
+        rate = self.run.recipe.rate(self.step, self.feed.batches.steps) * self.factor
+        self.trainer.step(x, y, rate, self.run.recipe.momentum)
+        self.step += 1
+        if self.party.helps:
+            self.unacknowledged += 1
+            self._wait_for_others(_AHEAD)
+        else:
+            self.transport.exchange({HELPER: []}, {})
+        return y
+
+    def _wait_for_others(self, ahead: int) -> None:
+        """Until the others have told this helper that they are at most `ahead` steps behind."""
+        while self.unacknowledged > ahead:
+            self.transport.exchange({}, {0: [], 1: []})
+            self.unacknowledged -= 1
+
+    def _opened(self, x: Tensor, to: Collection[int]) -> Array | None:
+        """What is opened to the helper comes after the acknowledgements of all steps."""
+        self._wait_for_others(0)
+        return reveal(self.party, x, to)
 
     def _at_checkpoint(self) -> bool:
         every = self.run.checkpoint_every
         return self.step == self.total or (every > 0 and self.step % every == 0)
 
     def _blown_up(self) -> bool:
-        answer = self.arithmetic.number(self.trainer.blown_up())
-        opened = reveal(self.party, answer[..., :1], range(PARTIES))
+        choice = self.arithmetic.choice(self.trainer.blown_up())
+        opened = self._opened(self.arithmetic.number(choice)[..., :1], range(PARTIES))
         return bool(opened is None or opened.any())
 
     def _roll_back(self, good: State, rollbacks: int) -> None:
@@ -298,82 +269,3 @@ class _Session:
                 f"{self.factor:g} of the learning rate: choose a smaller one, or scale the data"
             )
         self._restore(good, self.party.attempt + 1, self.factor / 2)
-
-    def _one_step(self) -> Tensor:
-        recipe = self.run.recipe
-        epoch = self.step // self.batches.steps
-        x, y = self._batch(self.batches.rows(self.step))
-        rate = recipe.learning_rate * recipe.decay**epoch * self.factor
-        self.trainer.step(x, y, rate, recipe.momentum)
-        return y
-
-    def _batch(self, rows: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """Shares of a batch, each party's part from itself, in one round."""
-        if self.holding.kind == "rows":
-            owners = [i for i in range(PARTIES) if len(rows[i])]
-            features = [self._features(i, rows[i]) for i in owners]
-            labels = [self._labels(i, rows[i]) for i in owners]
-            axis = 0
-        else:
-            owners = [i for i in range(PARTIES) if self.facts[i]["shape"] != [0]]
-            features = [self._features(i, rows[0]) for i in owners]
-            labels = [self._labels(i, rows[0]) for i in range(PARTIES) if self.facts[i]["labels"]]
-            axis = 1
-        shared = share(self.party, features + labels)
-        x, y = shared[: len(features)], shared[len(features) :]
-        whole = join(x, axis)
-        return whole.reshape(whole.shape[0], *self.run.network.input_shape), join(y)
-
-    def _features(self, owner: int, rows: Any) -> Entry:
-        values = self.holding.values(rows) if owner == self.party.index else None
-        shape = (len(rows), *self.facts[owner]["shape"])
-        return Entry(owner, shape, ACTIVATION_BITS, _BOUND, values)
-
-    def _labels(self, owner: int, rows: Any) -> Entry:
-        classes = self.run.network.classes
-        mine = owner == self.party.index
-        values = self.holding.one_hot(rows, classes) if mine else None
-        return Entry(owner, (len(rows), classes), GRADIENT_BITS, _LABEL_BOUND, values)
-
-
-def _data_faults(network: Network, told: Mapping[int, Any]) -> list[str]:
-    """What keeps the parties' data from making up one table for this network."""
-    faults = []
-    for party, facts in sorted(told.items()):
-        if not _sound(facts):
-            faults.append(f"party {party} does not describe its data")
-    if faults:
-        return faults
-    kinds = {facts["kind"] for facts in told.values()}
-    if len(kinds) > 1:
-        return [f"some parties hold rows and some columns ({sorted(kinds)}): choose one"]
-    size = int(np.prod(network.input_shape))
-    if kinds == {"rows"}:
-        faults = [
-            f"party {party} has records of shape {facts['shape']}, the network takes "
-            f"{list(network.input_shape)}"
-            for party, facts in sorted(told.items())
-            if int(np.prod(facts["shape"])) != size
-        ]
-    else:
-        columns = [facts["shape"] for _, facts in sorted(told.items())]
-        labelled = [party for party, facts in sorted(told.items()) if facts["labels"]]
-        if any(len(shape) != 1 for shape in columns) or sum(map(sum, columns)) != size:
-            faults.append(f"columns {columns} do not add up to the network's {size} inputs")
-        if len(labelled) != 1:
-            faults.append(f"parties {labelled} have labels: expected exactly one of them")
-    return faults
-
-
-def _sound(facts: Any) -> bool:
-    """Whether a description has the form of `_Session._own`."""
-    return (
-        isinstance(facts, dict)
-        and facts.get("kind") in ("rows", "columns")
-        and isinstance(facts.get("records"), int)
-        and 0 < facts["records"] < 2**31
-        and isinstance(facts.get("shape"), list)
-        and all(isinstance(side, int) and 0 < side < 2**20 for side in facts["shape"])
-        and isinstance(facts.get("labels"), bool)
-        and isinstance(facts.get("checkpoints"), dict)
-    )

@@ -15,11 +15,21 @@
     address = "10.0.0.1:9000"
     certificate = "alpha.certificate.pem"
 
+    [dealer]                                     # instead of the third party
+    address = "10.0.0.9:9000"
+    certificate = "dealer.certificate.pem"
+
     [data]
     kind = "rows"                                # or "columns"
     features = "scans.npy"                       # .csv, .npy, IDX, or a folder of images
     labels = "labels.npy"                        # for CSV: label_column, id_column, columns
     divisor = 255
+
+    [schema]                                     # what all agreed that records look like: optional
+    columns = ["age", "pressure"]                # names and order in CSV files of rows
+    classes = ["healthy", "ill"]                 # folders of images, in the order of labels
+    low = 0                                      # between which features are, once divided
+    high = 1
 
     [training]
     learning_rate = 0.1                          # momentum, batch, epochs, decay, steps
@@ -39,7 +49,8 @@
     address = "10.0.0.1:9100"                    # where clients reach this party
     clients = ["client.certificate.pem"]         # who may ask
 
-A client's file holds `timeout`, [identity], and [[parties]] with the addresses for clients.
+A dealer's file has no `party`, no `model` and no [data]. A client's file holds `timeout`,
+[identity], and [[parties]] and [dealer] with the addresses for clients.
 Paths are relative to the file. What is not understood is an error, never ignored.
 """
 
@@ -50,19 +61,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpc_training import certificates
+from mpc_training.connecting import Address, Identity
 from mpc_training.errors import SettingsError
 from mpc_training.holdings import Holding, read_holding
 from mpc_training.network import read_network
-from mpc_training.party import PARTIES
-from mpc_training.session import Run
+from mpc_training.party import HELPER, PARTIES
+from mpc_training.run import Run
+from mpc_training.schema import Schema
 from mpc_training.sharing import Disclosure
 from mpc_training.training import Recipe
-from mpc_training.transport import Address, Identity
 
 _MAX_BYTES = 2**20
 _TOP = {
     "party", "timeout", "seed", "model", "checkpoints", "checkpoint_every", "identity", "parties",
-    "data", "training", "opened", "network", "serving",
+    "dealer", "data", "schema", "training", "opened", "network", "serving",
 }  # fmt: skip
 _DATA = {
     "kind", "features", "labels", "divisor", "columns", "label_column", "id_column",
@@ -92,7 +104,7 @@ class ClientSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a settings file says, checked."""
+    """What a settings file says, checked. party: the last place is a dealer's, who has no data."""
 
     party: int
     run: Run
@@ -101,19 +113,28 @@ class Settings:
     timeout: float
     model: Path | None
     checkpoints: Path | None
-    data: Mapping[str, Any]
+    data: Mapping[str, Any] | None
     folder: Path
     serving: Serving | None
 
-    def holding(self) -> Holding:
-        """Read this party's records. Raises `DataError`."""
+    def holding(self) -> Holding | None:
+        """Read this party's records; a dealer has none. Raises `DataError`."""
+        if self.data is None:
+            return None
         data = dict(self.data)
         labels = data.pop("labels", None)
         columns = data.pop("columns", None)
         shape = self.run.network.input_shape if data["kind"] == "rows" else None
+        features, classes = self.folder / data.pop("features"), self.run.schema.classes
+        if features.is_dir() and classes is None:
+            raise SettingsError(
+                f"{features} is a folder of images: all parties must agree on the names and the "
+                "order of its folders, in [schema] classes"
+            )
         return read_holding(
             data.pop("kind"),
-            self.folder / data.pop("features"),
+            features,
+            classes=classes,
             labels=None if labels is None else self.folder / labels,
             columns=None if columns is None else tuple(columns),
             shape=shape,
@@ -144,37 +165,53 @@ def _read(path: Path, known: set[str], check: Callable[[Mapping[str, Any], Path]
 
 
 def _checked(content: Mapping[str, Any], folder: Path) -> Settings:
-    party, timeout = content["party"], _timeout(content)
-    if not (isinstance(party, int) and 0 <= party < PARTIES):
-        raise SettingsError(f"party {party!r}: expected 0 to {PARTIES - 1}")
-    data = content["data"]
-    _only("[data]", data, _DATA)
-    if data["kind"] not in ("rows", "columns"):
-        raise SettingsError(f"[data] kind {data['kind']!r}: expected rows or columns")
-    addresses = tuple(_address(entry, folder) for entry in content["parties"])
-    if len(addresses) != PARTIES or len({a.certificate for a in addresses}) != PARTIES:
-        raise SettingsError(
-            f"[[parties]] lists {len(addresses)} parties: expected {PARTIES} with certificates of "
-            "their own"
-        )
+    timeout, addresses = _timeout(content), _addresses(content, folder)
+    owners = len(content["parties"])
+    deals = "party" not in content and "dealer" in content
+    party = HELPER if deals else content["party"]
+    if not (isinstance(party, int) and (deals or 0 <= party < owners)):
+        raise SettingsError(f"party {party!r}: expected 0 to {owners - 1}")
     identity = _identity(content, folder)
     if certificates.read(identity.certificate) != addresses[party].certificate:
-        raise SettingsError(
-            f"[identity] has another certificate than party {party} in [[parties]]: correct either"
-        )
+        whose = "[dealer]" if deals else f"party {party} in [[parties]]"
+        raise SettingsError(f"[identity] has another certificate than {whose}: correct either one")
     model, store = content.get("model"), content.get("checkpoints")
     return Settings(
         party,
-        _run(content),
+        _run(content, owners),
         addresses,
         identity,
         timeout,
         None if model is None else folder / model,
         None if store is None else folder / store,
-        data,
+        _data(content, deals),
         folder,
         _serving(content.get("serving"), folder),
     )
+
+
+def _data(content: Mapping[str, Any], deals: bool) -> Mapping[str, Any] | None:
+    if deals:
+        if "data" in content or "model" in content:
+            raise SettingsError("a dealer has no [data] and gets no model: remove them")
+        return None
+    data: Mapping[str, Any] = content["data"]
+    _only("[data]", data, _DATA)
+    if data["kind"] not in ("rows", "columns"):
+        raise SettingsError(f"[data] kind {data['kind']!r}: expected rows or columns")
+    return data
+
+
+def _addresses(content: Mapping[str, Any], folder: Path) -> tuple[Address, ...]:
+    """Of all parties, the dealer's last."""
+    entries = [*content["parties"], *([content["dealer"]] if "dealer" in content else [])]
+    addresses = tuple(_address(entry, folder) for entry in entries)
+    if len(addresses) != PARTIES or len({a.certificate for a in addresses}) != PARTIES:
+        raise SettingsError(
+            f"[[parties]] lists {len(content['parties'])} parties: expected three, or two and a "
+            "[dealer], with certificates of their own"
+        )
+    return addresses
 
 
 def _serving(content: Mapping[str, Any] | None, folder: Path) -> Serving | None:
@@ -192,15 +229,12 @@ def _serving(content: Mapping[str, Any] | None, folder: Path) -> Serving | None:
 
 def read_client_settings(path: Path) -> ClientSettings:
     """Read and check a client's settings file. Raises as `read_settings` does."""
-    return _read(path, {"timeout", "identity", "parties"}, _client)
+    return _read(path, {"timeout", "identity", "parties", "dealer"}, _client)
 
 
 def _client(content: Mapping[str, Any], folder: Path) -> ClientSettings:
     identity = _identity(content, folder)
-    addresses = tuple(_address(entry, folder) for entry in content["parties"])
-    if len(addresses) != PARTIES:
-        raise SettingsError(f"[[parties]] lists {len(addresses)} parties: expected {PARTIES}")
-    return ClientSettings(addresses, identity, _timeout(content))
+    return ClientSettings(_addresses(content, folder), identity, _timeout(content))
 
 
 def _identity(content: Mapping[str, Any], folder: Path) -> Identity:
@@ -218,17 +252,13 @@ def _timeout(content: Mapping[str, Any]) -> float:
     return timeout
 
 
-def _run(content: Mapping[str, Any]) -> Run:
+def _run(content: Mapping[str, Any], owners: int) -> Run:
     training = dict(content.get("training", {}))
     steps = training.pop("steps", None)
     _only("[training]", training, {field.name for field in fields(Recipe)})
     opened = content.get("opened", {})
     _only("[opened]", opened, {"model_to", "loss"})
-    model_to = tuple(int(index) for index in opened.get("model_to", range(PARTIES)))
-    if not set(model_to) <= set(range(PARTIES)):
-        raise SettingsError(
-            f"[opened] model_to {list(model_to)}: expected parties 0 to {PARTIES - 1}"
-        )
+    model_to = tuple(int(index) for index in opened.get("model_to", range(owners)))
     seed, every = int(content["seed"]), int(content.get("checkpoint_every", 50))
     if not 0 <= seed < 2**63 or not 0 <= every < 2**31 or (steps is not None and int(steps) < 1):
         raise SettingsError(
@@ -242,11 +272,25 @@ def _run(content: Mapping[str, Any]) -> Run:
         seed,
         None if steps is None else int(steps),
         every,
+        owners,
+        _schema(content.get("schema", {})),
     )
 
 
+def _schema(content: Mapping[str, Any]) -> Schema:
+    _only("[schema]", content, {field.name for field in fields(Schema)})
+    columns, classes = (
+        None if each is None else tuple(map(str, each))
+        for each in (content.get("columns"), content.get("classes"))
+    )
+    low, high = (
+        None if end is None else float(end) for end in (content.get("low"), content.get("high"))
+    )
+    return Schema(columns, classes, low, high)
+
+
 def _address(entry: Mapping[str, Any], folder: Path) -> Address:
-    _only("[[parties]]", entry, {"address", "certificate"})
+    _only("[[parties]] or [dealer]", entry, {"address", "certificate"})
     host, port = _host_port(entry["address"])
     return Address(host, port, certificates.read(folder / entry["certificate"]))
 

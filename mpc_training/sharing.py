@@ -1,8 +1,15 @@
 """Where values enter shares, and the only place where shares are opened.
 
-A value x of party o becomes sₒ random from the key it has with the party before, sₒ₊₁ = x − sₒ,
-which it sends to the party after, and sₒ₊₂ = 0. The party after sees x less a pad that it does not
-know; the party before sees the pad alone.
+A value x of a party is split into x = pad + rest, the pad from the key of a component that the
+party shares with one of the others, the rest sent to another party:
+
+    owner   pad        rest
+    0       s₀ from k₀ s₁, to 1
+    1       s₂ from k₂ s₁, to 0
+    2       s₂ from k₂ s₀, to 0
+
+and the third component is 0. Who gets the rest does not know the pad; who knows the pad gets
+nothing. The helper, party 2, receives nothing of others' values.
 
 Opening sends a party the one component that it lacks. Whoever calls `reveal` gives the value away
 to those named: the training loop opens nothing but what `Disclosure` lists and all parties agreed
@@ -15,9 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpc_training.fixed_point import Array, decode, encode
-from mpc_training.party import Party
+from mpc_training.party import PARTIES, Party
 from mpc_training.ring import Ring
 from mpc_training.tensor import Tensor
+
+_WAYS = {0: (0, 1, 1), 1: (2, 1, 0), 2: (2, 0, 0)}
+"""By owner: the component that is a pad, the one that is the rest, and who gets that."""
+_SENDERS = {0: 1, 1: 0, 2: 0}
+"""By receiver: who sends it the component that it lacks."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +61,29 @@ def share(party: Party, entries: Sequence[Entry]) -> list[Tensor]:
     8 bytes an element. Raises `RangeError` on the owner's side for values that do not fit `bound`.
     """
     number = party.begin()
-    mine = [k for k, entry in enumerate(entries) if entry.owner == party.index]
-    theirs = [k for k, entry in enumerate(entries) if entry.owner == party.previous]
-    pads = {k: party.first.words(number, k, entries[k].shape) for k in mine}
-    masked = {k: _encoded(entries[k]) - pads[k] for k in mine}
-    received: dict[int, Ring] = {k: np.empty(entries[k].shape, np.uint64) for k in theirs}
-    party.transport.exchange(
-        {party.next: [masked[k] for k in mine]} if mine else {},
-        {party.previous: [received[k] for k in theirs]} if theirs else {},
-    )
+    send: dict[int, list[Ring]] = {}
+    receive: dict[int, list[Ring]] = {}
     shared = []
-    for k, entry in enumerate(entries):
-        zero = np.zeros(entry.shape, np.uint64)
-        if k in masked:
-            parts = (pads[k], masked[k])
-        elif k in received:
-            parts = (received[k], zero)
-        else:
-            parts = (zero, party.second.words(number, k, entry.shape))
-        shared.append(Tensor(parts, entry.bits))
+    for lane, entry in enumerate(entries):
+        pad_at, rest_at, to = _WAYS[entry.owner]
+        components = {i: np.zeros(entry.shape, np.uint64) for i in _held(party)}
+        if pad_at in components:
+            components[pad_at] = party.words(pad_at, number, lane, entry.shape)
+        if entry.owner == party.index:
+            components[rest_at] = _encoded(entry) - components[pad_at]
+            send.setdefault(to, []).append(components[rest_at])
+        elif to == party.index:
+            components[rest_at] = np.empty(entry.shape, np.uint64)
+            receive.setdefault(entry.owner, []).append(components[rest_at])
+        first, second = _held(party)
+        shared.append(Tensor((components[first], components[second]), entry.bits))
+    party.transport.exchange(send, receive)
     return shared
+
+
+def _held(party: Party) -> tuple[int, int]:
+    """The components of a party."""
+    return party.index, (party.index + 1) % PARTIES
 
 
 def _encoded(entry: Entry) -> Ring:
@@ -82,11 +97,19 @@ def reveal(party: Party, x: Tensor, to: Collection[int]) -> Array | None:
     Guarantee: the others receive nothing. A receiver learns exactly the value, as the component
     that comes is determined by it and by the two that it has.
     """
+    first, second = x.parts
+    component = {
+        index: np.ascontiguousarray(part) for index, part in zip(_held(party), x.parts, strict=True)
+    }
     lacking: Ring = np.empty(x.shape, np.uint64)
     party.transport.exchange(
-        {party.next: [np.ascontiguousarray(x.parts[0])]} if party.next in to else {},
-        {party.previous: [lacking]} if party.index in to else {},
+        {
+            receiver: [component[(receiver + 2) % PARTIES]]
+            for receiver, sender in _SENDERS.items()
+            if receiver in to and sender == party.index
+        },
+        {_SENDERS[party.index]: [lacking]} if party.index in to else {},
     )
     if party.index not in to:
         return None
-    return decode(x.parts[0] + x.parts[1] + lacking, x.bits)
+    return decode(first + second + lacking, x.bits)

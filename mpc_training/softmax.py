@@ -1,72 +1,70 @@
 """Softmax of shared logits, each step inside the interval where it is exact enough.
 
-    max     all pairs are compared at once; the row that is beaten by none is the largest: 11 rounds
-            (a tournament of 10 classes takes 32)
-    e^x     x = logit − max ∈ (−16, 0]: a degree-4 Chebyshev interpolant of e^x on [−1, 0] at x/16,
-    then
-            four squarings; relative error below 5e-4. What lies 16 or more below the largest logit
-            is set to exactly zero (e^−16 = 1.1e-7): the comparison for it runs beside the others
-    1/S     S = Σ e^x ∈ (0.99, classes]: the best line in relative error, then steps
-            y ← y(1 + e)(1 + e²), e = 1 − Sy, which raise the error to the 4th power
+    max     all pairs are compared at once, which tells the largest of each row and what lies less
+            than 16 below it; x = logit − max, or −16 if that is more: 7 rounds with the settling
+    e^x     a degree-4 interpolant of e^x on [−1, 0] at x/16, in two products, then four
+            squarings; relative error below 5e-4, of at least e^−16 = 1.1e-7: 10 rounds
+    e^x/S   S = Σ e^x ∈ (0.99, classes]: a line y ≈ 1/S, e = 1 − Sy, and
+            e^x·y·(1 + e)(1 + e²)(1 + e⁴)… until what is left of e is below 2^−15, multiplied up
+            beside the squarings: 8 rounds for 10 classes
 
 No interval depends on the data, except that logits differ by less than 2^15 (`fixed_point`); that
-one is checked, see `out_of_range`.
+one is checked, see `out_of_range`. Every second product of a chain is settled low (`arithmetic`),
+which saves a third of the rounds: its dropped bits, 20, and the 40 of a product leave values below
+4.
 """
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mpc_training.arithmetic import Arithmetic, Bits, join_bits
-from mpc_training.fixed_point import SOFTMAX_BITS, Array
-from mpc_training.tensor import Tensor, join
+from mpc_training.fixed_point import ACTIVATION_BITS, SOFTMAX_BITS
+from mpc_training.tensor import Product, Tensor, join
 
 WIDTH = 16.0
-"""Logits this far below the largest have probability 0."""
+"""Logits this far below the largest have probability e^−16 or so, and are taken for such."""
 DEGREE = 4
 SQUARINGS = 4
 _COEFFICIENT_BITS = 16
+_ERROR = 2.0**-15
 MAX_LOGIT = 2.0**12
 """Logits beyond this mean that training has blown up."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """probabilities: as asked for. below: each logit less the largest of its row, 0 where not kept.
-    kept: 1 where that is more than −`WIDTH`. total: (rows, 1), Σ e^below over those kept."""
+    """logits: settled. probabilities: as asked for. below: each logit less the largest of its row,
+    at least −`WIDTH`. total: (rows, 1), Σ e^below."""
 
+    logits: Tensor
     probabilities: Tensor
     below: Tensor
-    kept: Tensor
     total: Tensor
 
 
-def softmax(arithmetic: Arithmetic, logits: Tensor, bits: int) -> Outcome:
-    """Probabilities with `bits` fraction bits, of the shape (rows, classes) of the logits.
+def softmax(arithmetic: Arithmetic, answer: Tensor | Product, bits: int) -> Outcome:
+    """Probabilities with `bits` fraction bits, of the shape (rows, classes) of a network's answer.
 
-    Absolute error below 1.1e-3 for logits that differ by less than 2^15; 37 rounds for 10 classes.
+    Absolute error below 1.1e-3 for logits that differ by less than 2^15; 25 rounds for 10 classes.
     """
-    maximum, kept = _largest(arithmetic, logits)
-    x = arithmetic.settle(arithmetic.product(kept, logits - maximum), logits.bits)
-    powers = arithmetic.multiply(_exponential(arithmetic, x), kept, SOFTMAX_BITS)
+    logits, x = _below_largest(arithmetic, answer)
+    powers = _exponential(arithmetic, x)
     total = powers.sum(1, keepdims=True)
-    inverse = _reciprocal(arithmetic, total, logits.shape[1])
-    return Outcome(arithmetic.multiply(powers, inverse, bits), x, kept, total)
+    return Outcome(logits, _divided(arithmetic, powers, total, bits), x, total)
 
 
 def cross_entropy(arithmetic: Arithmetic, outcome: Outcome, y: Tensor) -> Tensor:
     """Mean of −log p of the labels y, one-hot (rows, classes): shape (1,), to watch training by.
 
-    Error below 0.02 for up to 10 classes; labels that are not kept count as `WIDTH`.
+    Error below 0.02 for up to 10 classes; logits further below than `WIDTH` count as that.
     """
     rows, classes = y.shape
-    one = arithmetic.public(np.ones(y.shape), 0)
-    below = outcome.below - arithmetic.lift(
-        arithmetic.times(one - outcome.kept, WIDTH, 0), outcome.below.bits
-    )
-    picked = arithmetic.product(y, below).sum(1).sum(0, keepdims=True)
+    picked = arithmetic.product(y, outcome.below).sum(1).sum(0, keepdims=True)
     logarithm = _logarithm(arithmetic, outcome.total, classes + 0.01).sum(0)
     entropy = arithmetic.lift(logarithm, picked.bits) - arithmetic.settle(picked, picked.bits)
     mean = arithmetic.as_product(arithmetic.times(entropy, 1 / rows, _COEFFICIENT_BITS))
@@ -99,97 +97,151 @@ def out_of_range(arithmetic: Arithmetic, logits: Tensor) -> Bits:
     return arithmetic.invert(arithmetic.every(arithmetic.rows(inside, 8)))
 
 
-def _largest(arithmetic: Arithmetic, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest logit of each row (rows, 1), and which are less than `WIDTH` below it."""
-    count, classes = logits.shape
+def _below_largest(arithmetic: Arithmetic, answer: Tensor | Product) -> tuple[Tensor, Tensor]:
+    """Logits (rows, classes), and each less the largest of its row, at least −`WIDTH`.
+
+    With wⱼ = [j is the largest] and nᵢⱼ = [i is less than 16 below j]:
+    x = Σⱼ wⱼnᵢⱼ(lᵢ − lⱼ + 16) − 16.
+    """
+    count, classes = answer.shape
     padded = -(-count // 8) * 8
-    columns = logits.T
-    if padded > count:
-        none = arithmetic.public(np.zeros((classes, padded - count)), logits.bits)
-        columns = join([columns, none], axis=1)
-    left, right = np.triu_indices(classes, 1)
-    others = [[j for j in range(classes) if j != i] for i in range(classes)]
-    near_i, near_j = np.repeat(np.arange(classes), classes - 1), np.concatenate(others)
-    width = arithmetic.public(np.full((len(near_i), padded), WIDTH), logits.bits)
-    beaten = columns[left] - columns[right]
-    far = columns[near_i] - columns[near_j] + width
-    signs = arithmetic.rows(arithmetic.negative(join([beaten, far]).reshape(-1)), padded)
-    less, near = signs[: len(left)], arithmetic.invert(signs[len(left) :])
-    # i wins against j > i unless less; against j < i if less: the first of equals is the largest.
+    pairs = np.triu_indices(classes, 1)
+    differences = partial(_differences, arithmetic, padded, pairs)
+    if isinstance(answer, Product):
+        logits, signs = arithmetic.settle_and_compare(answer, ACTIVATION_BITS, differences)
+    else:
+        logits, signs = answer, arithmetic.negative(differences(answer))
+    signs = arithmetic.rows(signs, padded)
+    less, near = signs[: len(pairs[0])], arithmetic.invert(signs[len(pairs[0]) :])
     wins = join_bits([less, arithmetic.invert(less)])
-    place = {pair: k for k, pair in enumerate(zip(left.tolist(), right.tolist(), strict=True))}
-    order = [
-        [place[j, i] if j < i else len(left) + place[i, j] for j in others[i]]
-        for i in range(classes)
-    ]
-    # Axis 0: the others that must be beaten, or be near; then classes; both questions side by side.
-    won = wins[np.array(order).T.reshape(-1)]
-    is_near = near[np.arange(len(near_i)).reshape(classes, classes - 1).T.reshape(-1)]
-    both = _stacked(won, is_near, classes - 1)
-    answer = arithmetic.number(arithmetic.every(both)).reshape(2, classes, padded)[:, :, :count]
-    winner, kept = answer[0].T, answer[1].T
-    product = arithmetic.product(winner, logits).sum(1, keepdims=True)
-    return arithmetic.settle(product, logits.bits), kept
+    won = wins[_where_beaten(classes)]
+    largest = arithmetic.every(won, 3)  # with `near` that makes four, the fan-in of one round
+    everywhere = largest[:, np.tile(np.arange(classes), classes)]
+    both = arithmetic.every(join_bits([everywhere, near[None]]))
+    choice = arithmetic.choice(both[0])
+    table = _padded(arithmetic, logits, padded).T
+    far = arithmetic.public(np.full((classes**2, padded), WIDTH), logits.bits)
+    i, j = np.divmod(np.arange(classes**2), classes)
+    kept = arithmetic.choose(choice, table[i] - table[j] + far)
+    x = kept.reshape(classes, classes, padded).sum(1).T[:count]
+    return logits, x - arithmetic.public(np.full(logits.shape, WIDTH), logits.bits)
 
 
-def _stacked(a: Bits, b: Bits, length: int) -> Bits:
-    """Two tables of `length` blocks of rows → (length, rows of a block of a and of b, …)."""
-    pairs = zip(a.parts, b.parts, strict=True)
-    shape = (length, -1, a.parts[0].shape[-1])
-    return Bits(
-        tuple(np.concatenate((x.reshape(shape), y.reshape(shape)), axis=1) for x, y in pairs),
-        a.count,
-    )
+def _where_beaten(classes: int) -> npt.NDArray[np.int64]:
+    """(classes − 1, classes): for each class j the rows that say that it beats another one, among
+    those of [k > j] for j < k, and then of their negations; so the first of equals is the largest.
+    """
+    pairs = np.triu_indices(classes, 1)
+    count = len(pairs[0])
+    place = np.zeros((classes, classes), np.int64)
+    place[pairs[::-1]] = np.arange(count)
+    place[pairs] = count + np.arange(count)
+    return place[~np.eye(classes, dtype=np.bool_)].reshape(classes, -1).T
+
+
+def _differences(
+    arithmetic: Arithmetic, padded: int, pairs: tuple[Any, Any], logits: Tensor
+) -> Tensor:
+    """What is below 0 where j < k and k is larger than j; then, for all i and j, where i is further
+    below j than `WIDTH`."""
+    table = _padded(arithmetic, logits, padded).T
+    i, j = np.divmod(np.arange(logits.shape[1] ** 2), logits.shape[1])
+    width = arithmetic.public(np.full((len(i), padded), WIDTH), logits.bits)
+    left, right = pairs
+    return join([table[left] - table[right], table[i] - table[j] + width]).reshape(-1)
+
+
+def _padded(arithmetic: Arithmetic, logits: Tensor, rows: int) -> Tensor:
+    """With rows of zeros below."""
+    count, classes = logits.shape
+    if rows == count:
+        return logits
+    return join([logits, arithmetic.public(np.zeros((rows - count, classes)), logits.bits)])
 
 
 def _exponential(arithmetic: Arithmetic, x: Tensor) -> Tensor:
-    """e^x for −16 < x ≤ 0, elementwise."""
-    c = _coefficients()
-    t = arithmetic.lift(arithmetic.shrink(x, round(math.log2(WIDTH))), SOFTMAX_BITS)
-    square = arithmetic.multiply(t, t, SOFTMAX_BITS)
-    total = SOFTMAX_BITS + _COEFFICIENT_BITS
-    upper = (
-        arithmetic.times(square, c[4], _COEFFICIENT_BITS)
-        + arithmetic.times(t, c[3], _COEFFICIENT_BITS)
-        + arithmetic.public(np.full(x.shape, c[2]), total)
-    )
-    upper = arithmetic.settle(arithmetic.as_product(upper), SOFTMAX_BITS)
-    lower = arithmetic.times(t, c[1], SOFTMAX_BITS) + arithmetic.public(
-        np.full(x.shape, c[0]), 2 * SOFTMAX_BITS
-    )
-    y = arithmetic.settle(arithmetic.plus(arithmetic.product(square, upper), lower), SOFTMAX_BITS)
-    for _ in range(SQUARINGS):
-        y = arithmetic.multiply(y, y, SOFTMAX_BITS)
+    """e^x for −16 ≤ x ≤ 0, elementwise."""
+    scale, alpha, beta, gamma, delta = _coefficients()
+    f = SOFTMAX_BITS
+
+    def constant(value: float, bits: int) -> Tensor:
+        return arithmetic.public(np.full(x.shape, value), bits)
+
+    t = arithmetic.lift(arithmetic.shrink(x, round(math.log2(WIDTH))), f)
+    square = arithmetic.product(t, t + constant(alpha, f))
+    y = arithmetic.settle(arithmetic.plus(square, constant(beta, 2 * f)), f)
+    product = arithmetic.product(y + t + constant(gamma, f), y)
+    product = arithmetic.times(product, scale, _COEFFICIENT_BITS)
+    product = arithmetic.plus(product, constant(scale * delta, 2 * f + _COEFFICIENT_BITS))
+    y = arithmetic.settle(product, f)
+    for _ in range(SQUARINGS // 2):
+        once = arithmetic.settle_low(arithmetic.product(y, y), f)
+        y = arithmetic.settle(arithmetic.lift(arithmetic.product(once, once), 3 * f), f)
     return y
 
 
 @lru_cache(maxsize=1)
-def _coefficients() -> Array:
-    """Of e^x on [−1, 0] by interpolation at Chebyshev nodes, constant first."""
+def _coefficients() -> tuple[float, float, float, float, float]:
+    """c, α, β, γ, δ with e^t ≈ c((y + t + γ)y + δ), y = t(t + α) + β, on [−1, 0].
+
+    Any monic polynomial of degree 4 has this form (Knuth, The Art of Computer Programming,
+    volume 2, 4.6.4, equation 9); which one is found by interpolation at Chebyshev nodes.
+    """
     fit = np.polynomial.Chebyshev.interpolate(np.exp, DEGREE, domain=[-1.0, 0.0])
-    return np.asarray(fit.convert(kind=np.polynomial.Polynomial).coef, np.float64)
+    c = np.asarray(fit.convert(kind=np.polynomial.Polynomial).coef, np.float64)
+    a0, a1, a2, a3 = (c[:4] / c[4]).tolist()
+    alpha = (a3 - 1) / 2
+    rest = a2 - alpha**2 - alpha
+    beta = a1 - alpha * rest
+    gamma = rest - 2 * beta
+    return float(c[4]), alpha, beta, gamma, a0 - beta**2 - gamma * beta
 
 
-def _reciprocal(arithmetic: Arithmetic, s: Tensor, largest: int) -> Tensor:
-    """1/s for 0.99 < s ≤ largest + 0.01."""
-    low, high = 0.99, largest + 0.01
-    # The line a − bs with the least relative error: 1/T₂((high + low)/(high − low)) at the ends.
+def _divided(arithmetic: Arithmetic, powers: Tensor, s: Tensor, bits: int) -> Tensor:
+    """powers/s, (rows, classes), for 0.99 < s ≤ classes + 0.01, s of shape (rows, 1)."""
+    f = SOFTMAX_BITS
+    a, b, b_bits, error = _line(powers.shape[1])
+    y = arithmetic.public(np.full(s.shape, a), f + b_bits) - arithmetic.times(s, b, b_bits)
+    one = arithmetic.public(np.ones(s.shape), f)
+    steps = max(1, math.ceil(math.log2(math.log(_ERROR) / math.log(error))))
+    start = _settled(arithmetic, [arithmetic.product(s, y), arithmetic.product(powers, y)], f)
+    e, quotient = one - start[0], start[1]
+    dropped = 0
+    for step in range(steps - 1):
+        pair = arithmetic.product(e, e), arithmetic.product(quotient, one + e)
+        products = [arithmetic.lift(product, 2 * f + dropped) for product in pair]
+        dropped = f if dropped == 0 and step < steps - 1 else 0
+        e, quotient = _settled(arithmetic, products, f, low=dropped > 0)
+    last = arithmetic.lift(arithmetic.product(quotient, one + e), 2 * f + dropped)
+    return arithmetic.settle(last, bits)
+
+
+def _settled(
+    arithmetic: Arithmetic, products: list[Product], bits: int, low: bool = False
+) -> list[Tensor]:
+    """Several products of equal bits at once."""
+    flat = join([product.reshape(-1) for product in products])
+    settled = (arithmetic.settle_low if low else arithmetic.settle)(flat, bits)
+    starts = np.cumsum([0, *(product.size for product in products)]).tolist()
+    return [
+        settled[start : start + product.size].reshape(*product.shape)
+        for start, product in zip(starts, products, strict=False)
+    ]
+
+
+@lru_cache(maxsize=8)
+def _line(classes: int) -> tuple[float, float, int, float]:
+    """a, b, the fraction bits of b, and the largest |1 − s(a − bs)| for 0.99 ≤ s ≤ classes + 0.01.
+
+    The best line has the relative error 1/T₂((high + low)/(high − low)) at both ends and, with the
+    other sign, in the middle; b is rounded to few bits, so that Sy needs no truncation.
+    """
+    low, high = 0.99, classes + 0.01
     centre = (high + low) / (high - low)
-    error = 1.0 / (2 * centre**2 - 1)
-    b = 8 * error / (high - low) ** 2
+    best = 1.0 / (2 * centre**2 - 1)
+    b = 8 * best / (high - low) ** 2
+    b_bits = 5 - math.floor(math.log2(b))
+    b = round(b * 2**b_bits) / 2**b_bits
     a = b * (high + low)
-    total = s.bits + SOFTMAX_BITS
-    line = arithmetic.public(np.full(s.shape, a), total) - arithmetic.times(s, b, SOFTMAX_BITS)
-    y = arithmetic.settle(arithmetic.as_product(line), SOFTMAX_BITS)
-    one = arithmetic.public(np.ones(s.shape), SOFTMAX_BITS)
-    for _ in range(_steps(error)):
-        e = one - arithmetic.multiply(s, y, SOFTMAX_BITS)
-        pair = arithmetic.multiply(join([e, y]), join([e, one + e]), SOFTMAX_BITS)
-        square, better = pair[: s.shape[0]], pair[s.shape[0] :]
-        y = arithmetic.multiply(better, one + square, SOFTMAX_BITS)
-    return y
-
-
-def _steps(error: float) -> int:
-    """Steps that bring a relative error below 2^−15."""
-    return max(1, math.ceil(math.log(15 * math.log(2) / -math.log(error), 4)))
+    ends = [1 - s * (a - b * s) for s in (low, high, a / (2 * b))]
+    return a, b, b_bits, max(map(abs, ends))

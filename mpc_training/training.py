@@ -17,8 +17,14 @@ from dataclasses import dataclass
 from mpc_training import softmax
 from mpc_training.arithmetic import Arithmetic, Bits
 from mpc_training.errors import SettingsError
-from mpc_training.fixed_point import GRADIENT_BITS, UPDATE_BITS, WEIGHT_BITS, Array
-from mpc_training.layers import backward, forward
+from mpc_training.fixed_point import (
+    ACTIVATION_BITS,
+    GRADIENT_BITS,
+    UPDATE_BITS,
+    WEIGHT_BITS,
+    Array,
+)
+from mpc_training.layers import backward, forward, settled
 from mpc_training.network import Network
 from mpc_training.tensor import Product, Tensor, join
 
@@ -30,8 +36,8 @@ class Recipe:
     """How to train. Raises `SettingsError` for values outside their ranges.
 
     learning_rate: of the mean gradient of a batch, in (0, 8]. momentum: in [0, 1).
-    batch: rows a step, 1 to 4096. epochs: 1 to 1000. decay: factor on the learning rate after each
-    epoch, in (0, 1].
+    batch: rows a step, 1 to 4096. epochs: 1 to 1000. decay: factor on the learning rate over each
+    epoch, a little of it with every step, in (0, 1].
     """
 
     learning_rate: float = 0.1
@@ -55,6 +61,10 @@ class Recipe:
         if faults:
             raise SettingsError("; ".join(faults))
 
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of step 0, 1, …, for `steps` an epoch."""
+        return float(self.learning_rate * self.decay ** (step / steps))
+
 
 class Trainer:
     """Weights, their velocity, and the step that changes both."""
@@ -64,7 +74,6 @@ class Trainer:
         self.arithmetic, self.network = arithmetic, network
         self.weights = weights
         self.velocity = weights - weights
-        self.last_logits: Tensor | None = None
         self.outcome: softmax.Outcome | None = None
 
     @classmethod
@@ -77,13 +86,12 @@ class Trainer:
         `GRADIENT_BITS`."""
         arithmetic = self.arithmetic
         done = forward(arithmetic, self.network, self.weights, x)
-        self.last_logits = done.logits
-        self.outcome = softmax.softmax(arithmetic, done.logits, GRADIENT_BITS)
+        self.outcome = softmax.softmax(arithmetic, done.answer, GRADIENT_BITS)
         error = self.outcome.probabilities - y
         scale = learning_rate / x.shape[0]
         products = [
             arithmetic.times(product, scale, UPDATE_BITS - product.bits)
-            for product in backward(done, error)
+            for product in backward(arithmetic, done, error)
         ]
         slowed = arithmetic.times(self.velocity, momentum, MOMENTUM_BITS)
         total: Product = arithmetic.plus(join(products), slowed)
@@ -92,7 +100,8 @@ class Trainer:
 
     def logits(self, x: Tensor) -> Tensor:
         """What the network answers: (n, classes)."""
-        return forward(self.arithmetic, self.network, self.weights, x).logits
+        answer = forward(self.arithmetic, self.network, self.weights, x).answer
+        return settled(self.arithmetic, answer, ACTIVATION_BITS)
 
     def loss(self, y: Tensor) -> Tensor:
         """The mean cross-entropy of the last step's batch with these labels, shared: shape (1,)."""
@@ -102,6 +111,6 @@ class Trainer:
 
     def blown_up(self) -> Bits:
         """Whether the last step's logits left the interval: one shared bit, in a row of 8."""
-        if self.last_logits is None:
+        if self.outcome is None:
             raise SettingsError("no step was made: there is nothing to judge")
-        return softmax.out_of_range(self.arithmetic, self.last_logits)
+        return softmax.out_of_range(self.arithmetic, self.outcome.logits)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import mpc_training
 from workloads.datasets import mnist_sample
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -27,7 +29,11 @@ def run(name: str, *arguments: str | Path) -> str:
 
 
 def test_every_example_is_run_here() -> None:
-    assert [path.name for path in EXAMPLES] == ["by_files.py", "quickstart.py"]
+    assert [path.name for path in EXAMPLES] == [
+        "by_files.py",
+        "quickstart.py",
+        "trained_together.py",
+    ]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -48,6 +54,28 @@ def test_quickstart() -> None:
     assert difference is not None
     # Answers are below 1; six standard deviations of noise, and half a step of rounding.
     assert 0 < float(difference[1]) < 6.5 * 2.0 ** -float(precision[1])
+
+
+def test_trained_together(tmp_path: Path) -> None:
+    """What the parties trained answers under encryption as it does in the clear."""
+    text = run("trained_together.py", tmp_path)
+    network, weights = mpc_training.read_model(tmp_path / "model-0.safetensors")
+    images = torch.from_numpy(np.float32(mnist_sample().images[:5])).reshape(-1, 1, 28, 28)
+    labels = mpc_training.to_torch(network, weights)(images).argmax(1).numpy()
+    found = re.search(r"^encrypted \[(.*)\] truth", text, re.MULTILINE)
+    right = re.search(r"^in the clear (\d+)% of 100 are right$", text, re.MULTILINE)
+    assert found is not None and found[1] == " ".join(map(str, labels))
+    assert right is not None and int(right[1]) > 50  # guessing gets ten
+    assert len({path.read_bytes() for path in tmp_path.glob("model-*.safetensors")}) == 1
+    leftover = run_badly("trained_together.py", tmp_path)
+    assert leftover.startswith("usage: ")
+
+
+def run_badly(name: str, *arguments: str | Path) -> str:
+    command = [sys.executable, str(PROJECT / "examples" / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    return done.stderr
 
 
 FOR_THE_SERVER = ("model.program", "evaluation.keys", "query.bin")
@@ -98,11 +126,7 @@ def test_by_files_tells_the_server_nothing(shared: tuple[Path, str]) -> None:
 
 
 def complaint(*arguments: str | Path) -> str:
-    command = [sys.executable, str(PROJECT / "examples" / "by_files.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr
-    return done.stderr
+    return run_badly("by_files.py", *arguments)
 
 
 def test_by_files_takes_one_empty_folder(shared: tuple[Path, str]) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from mpc_training import agreement
 from mpc_training.agreement import Keys, agree
+from mpc_training.connecting import Identity
 from mpc_training.errors import Disagreement, FrameError, PeerLeft, PeerStalled
-from mpc_training.transport import Identity, TlsTransport
+from mpc_training.transport import TlsTransport
 from mpc_training.wire import read_hello, read_reason, write_hello
 from tests.tls_parties import connected, make_identities, wired
 
@@ -64,13 +65,13 @@ def test_an_older_protocol_is_refused(
     real = agreement.write_hello
 
     def older(facts: dict[str, Any]) -> bytes:
-        return real({**facts, "protocol": 0 if facts["from"] else 1})
+        return real({**facts, "protocol": 1 if facts["from"] else 2})
 
     monkeypatch.setattr(agreement, "write_hello", older)
 
     def task(transport: TlsTransport) -> None:
         if transport.party == 0:
-            with pytest.raises(Disagreement, match="speaks protocol version 0, this one 1"):
+            with pytest.raises(Disagreement, match="speaks protocol version 1, this one 2"):
                 agree(transport, FACTS)
         else:
             with pytest.raises(PeerLeft):
@@ -122,7 +123,7 @@ def test_no_key_is_on_the_wire(three: list[Identity]) -> None:
 
 @pytest.mark.parametrize(
     "greeting",
-    [b"", b"[]", b"\xff", b"[" * 60000, json.dumps({"protocol": 1, "nonce": 3}).encode()],
+    [b"", b"[]", b"\xff", b"[" * 60000, json.dumps({"protocol": 2, "nonce": 3}).encode()],
 )
 def test_a_greeting_that_is_none(three: list[Identity], greeting: bytes) -> None:
     def task(transport: TlsTransport) -> None:

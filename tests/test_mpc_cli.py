@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from mpc_training import __main__ as command_line
 from mpc_training import certificates, local_parties, terminal
 from mpc_training.network import Linear, Network
-from mpc_training.session import Run
+from mpc_training.run import Run
 from mpc_training.settings import read_settings
 from mpc_training.sharing import Disclosure
 from mpc_training.training import Recipe
@@ -77,21 +78,49 @@ def test_local_says_all_that_it_measures() -> None:
     assert found["steps"] == 1 and found["accuracy"] == found["plain_accuracy"]
     # One step from common weights: two ulps of an activation, times rate and inputs.
     assert found["largest_weight_difference"] < 1e-4
-    assert found["rounds_per_step"] == 75
+    assert found["rounds_per_step"] == 44
     assert 10e6 < found["bytes_per_step"] < 12e6
+
+
+def test_two_parties_and_a_dealer_on_this_machine() -> None:
+    words = "local --parties 2 --data sample --network logistic --epochs 2 --seed 1 --json"
+    done = subprocess.run(
+        [sys.executable, "-m", "mpc_training", *words.split()],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["protocol"].startswith("two parties and a dealer")
+    assert found["accuracy"] == found["plain_accuracy"]
+    assert found["largest_weight_difference"] < 1e-4
+
+
+def test_a_dealer_and_a_party_are_told_apart(run: Any, tmp_path: Path) -> None:
+    paths = small_run(tmp_path, steps=5, timeout=0.5, owners=2)
+    assert [path.stem for path in paths] == ["party-0", "party-1", "dealer"]
+    settings = read_settings(paths[2])
+    assert settings.party == 2 and settings.run.owners == 2 and settings.holding() is None
+    assert "start it with `mpc-training dealer`" in complaint(run("party", paths[2]))
+    assert "start it with `mpc-training party`" in complaint(run("dealer", paths[0]))
+    text = paths[2].read_text()
+    for addition in ('model = "m"\n', "[data]\n"):
+        paths[2].write_text(addition + text if "model" in addition else text + addition)
+        assert "a dealer has no [data] and gets no model" in complaint(run("dealer", paths[2]))
 
 
 # ---------------------------------------------------------------------------- faults of processes
 
 
-def small_run(folder: Path, *, steps: int, timeout: float) -> list[Path]:
+def small_run(folder: Path, *, steps: int, timeout: float, owners: int = 3) -> list[Path]:
     rng = np.random.default_rng(0)
     pieces = [
-        local_parties.Piece(rng.uniform(0, 1, (64, 20)), rng.integers(0, 3, 64)) for _ in range(3)
+        local_parties.Piece(rng.uniform(0, 1, (64, 20)), rng.integers(0, 3, 64))
+        for _ in range(owners)
     ]
     recipe = Recipe(0.1, 0.9, 16, 1000)
     network = Network((Linear(20, 3),), (20,))
-    run = Run(network, recipe, Disclosure(), 1, steps, checkpoint_every=5)
+    opened = Disclosure(tuple(range(owners)))
+    run = Run(network, recipe, opened, 1, steps, checkpoint_every=5, owners=owners)
     return local_parties.prepare(folder, run, pieces, 1.0, timeout)
 
 
@@ -151,19 +180,22 @@ CHANGES = {
     "unknown option": ("timeout = 5.0", "timeout = 5.0\ncolour = 3", "holds colour"),
     "no TOML": ("party = 0", "party = = 0", "cannot be read as TOML"),
     "another party": ("party = 0", "party = 5", "expected 0 to 2"),
-    "not itself": ("party = 0", "party = 1", "another certificate than party 1"),
+    "not itself": ("party = 0", "party = 1", "another certificate than party 1 in"),
     "lacking": ("seed = 1", "", "lacks 'seed'"),
     "no time": ("timeout = 5.0", "timeout = 0", "expected 0.1 to 86400"),
     "a text": ("timeout = 5.0", 'timeout = "x"', "wrong type"),
     "recipe": ("momentum = 0.9", "momentum = 1.5", "momentum 1.5: expected"),
     "unknown recipe": ("momentum = 0.9", "moment = 0.5", "holds moment"),
-    "opened": ("model_to = [0, 1, 2]", "model_to = [7]", "expected parties 0 to 2"),
+    "opened": ("model_to = [0, 1, 2]", "model_to = [7]", "a dealer gets nothing"),
     "kind": ('kind = "rows"', 'kind = "cells"', "expected rows or columns"),
     "layer": ('kind = "Linear"', 'kind = "Lambda"', "damaged"),
     "width": ("inputs = 20", "inputs = 21", "its input has shape"),
     "missing file": ('features = "features-0.npy"', 'features = "gone.npy"', "gone.npy"),
     "scale": ("divisor = 1.0", "divisor = 0.001", "divide them"),
     "seed": ("seed = 1", "seed = -1", "expected a seed"),
+    "schema": ("[training]", "[schema]\nlow = 0\nhigh = 0.5\n[training]", "agreed is 0 to 0.5"),
+    "folders": ('features = "features-0.npy"', 'features = "."', "in [schema] classes"),
+    "no schema": ("[training]", "[schema]\nlow = 0\n[training]", "expected both or neither"),
 }
 
 
@@ -200,10 +232,21 @@ def test_settings_are_what_was_written(tmp_path: Path) -> None:
         assert settings.holding().count == 64
 
 
+def test_the_settings_file_in_the_readme_is_understood(tmp_path: Path) -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    for name in ("alpha", "beta", "gamma"):
+        certificates.make(name, tmp_path)
+    (tmp_path / "alpha.toml").write_text(text)
+    settings = read_settings(tmp_path / "alpha.toml")
+    assert settings.run.owners == 3 and settings.run.schema.high == 1
+    assert settings.run.network.input_shape == (784,)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("local --parties 4", "expected 3"),
+        ("local --parties 4", "expected 3, or 2 with a dealer"),
         ("local --network vgg", "expected one of logistic"),
         ("local --data faces", "expected mnist or sample"),
         ("local --momentum 2", "expected 0 ≤ μ < 1"),
@@ -219,5 +262,5 @@ def test_mistakes_in_options_are_one_line(run: Any, words: str, said: str) -> No
 
 
 def test_help_shows_examples(run: Any) -> None:
-    for verb in ("local", "keys", "party", "serve", "query"):
+    for verb in ("local", "keys", "party", "dealer", "serve", "query"):
         assert "Example: mpc-training" in run(verb, "--help").out

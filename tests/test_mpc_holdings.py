@@ -14,6 +14,7 @@ from mpc_training.batches import Batches
 from mpc_training.errors import DataError, MPCError, SettingsError
 from mpc_training.holdings import MAX_VALUE, Holding, read_holding
 from mpc_training.record_files import read_array, read_csv
+from mpc_training.schema import Schema
 
 CSV = "id,age,pressure,ill\nx,0.5,1.25,1\ny,-1,2,0\nz,3,4.5,1\n"
 
@@ -110,6 +111,12 @@ def test_folders_of_images(tmp_path: Path) -> None:
     holding = read_holding("rows", tmp_path, divisor=255)
     assert holding.features.shape == (2, 1, 3, 4)
     assert holding.labels is not None and holding.labels.tolist() == [0, 1]
+    # A party that has no cats must not call dogs 0.
+    both = ("ant", "cat", "dog")
+    agreed = read_holding("rows", tmp_path, divisor=255, classes=both)
+    assert agreed.labels is not None and agreed.labels.tolist() == [1, 2]
+    with pytest.raises(DataError, match="classes dog: expected"):
+        read_holding("rows", tmp_path, classes=("cat",))
     Image.new("RGB", (4, 3)).save(tmp_path / "dog" / "two.png")
     with pytest.raises(DataError, match="expected one size"):
         read_holding("rows", tmp_path)
@@ -130,6 +137,38 @@ def test_scales_and_shapes() -> None:
     ):
         with pytest.raises(DataError, match=said):
             Holding("rows", features, labels, divisor)
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        (Schema(("age", "pressure")), None),
+        (Schema(("pressure", "age")), "columns stand as age, pressure, agreed was pressure, age"),
+        (Schema(("age", "weight")), "columns weight are missing, and pressure were not agreed on"),
+        (Schema(low=-1, high=5), None),
+        (Schema(low=0, high=5), "go from -1 to 4.5, agreed is 0 to 5"),
+        (Schema(low=-1, high=1), "correct the divisor"),
+        (Schema(low=-60, high=60), "divided twice?"),
+    ],
+)
+def test_records_are_held_against_what_was_agreed(
+    table: Path, schema: Schema, said: str | None
+) -> None:
+    holding = read_holding("rows", table, label_column="ill", columns=("age", "pressure"))
+    if said is None:
+        schema.check(holding)
+        return
+    with pytest.raises(DataError, match=said):
+        schema.check(holding)
+
+
+def test_a_schema_needs_names_and_a_range() -> None:
+    nameless = Holding("rows", np.zeros((2, 3)), np.zeros(2, np.int64))
+    with pytest.raises(DataError, match="use a CSV file"):
+        Schema(("a", "b", "c")).check(nameless)
+    for low, high in ((0.0, None), (1.0, 0.0), (-100.0, 0.0)):
+        with pytest.raises(SettingsError, match="low"):
+            Schema(low=low, high=high)
 
 
 def test_digests_tell_records_apart() -> None:

@@ -26,7 +26,7 @@ TOP = np.uint64(2**63)
 
 
 def secret() -> np.ndarray[Any, Any]:
-    """As in `tests.crypten_as_shipped`, which imports CrypTen and is therefore not imported."""
+    """As in `tests.insecure_crypten_as_shipped`, which imports CrypTen and so is not imported."""
     return np.random.default_rng(99).uniform(-5, 5, WORDS).round(3)
 
 
@@ -46,7 +46,7 @@ def test_crypten_as_shipped_gives_party_0_s_data_to_party_1(tmp_path: Path) -> N
     if find_spec("crypten") is None:
         pytest.skip("CrypTen is not installed: make setup")
     subprocess.run(
-        [sys.executable, "-m", "tests.crypten_as_shipped", str(tmp_path)],
+        [sys.executable, "-m", "tests.insecure_crypten_as_shipped", str(tmp_path)],
         cwd=ROOT, check=True, capture_output=True, timeout=200,
     )  # fmt: skip
     with np.load(tmp_path / "seen.npz") as seen:
@@ -65,7 +65,7 @@ def received(party: Party) -> list[np.ndarray[Any, Any]]:
     (x,) = share(party, [Entry(0, (WORDS,), ACTIVATION_BITS, 64.0, mine)])
     for _ in range(2):
         a.multiply(x, Tensor(x.parts, x.bits), ACTIVATION_BITS)
-    a.relu(x)
+    a.relu(x, ACTIVATION_BITS)
     transport = party.transport
     assert isinstance(transport, InsecureQueues)
     return [array for _, array in transport.seen] + list(x.parts)
@@ -78,7 +78,7 @@ def test_the_same_attack_recovers_nothing_from_ours() -> None:
     for party in (1, 2):
         seen = [array for array in together(received)[party] if array.dtype == np.uint64]
         seen = [array for array in seen if array.shape == (WORDS,) and array.any()]
-        assert len(seen) >= 2
+        assert len(seen) >= (2 if party == 1 else 1)  # the helper holds its pads alone
         for source in seen:
             for words in (source, source + TOP):
                 stream = predicted(words, 4 * WORDS).reshape(4, WORDS)

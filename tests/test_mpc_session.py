@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,23 @@ import pytest
 from mpc_training import session as session_module
 from mpc_training.batches import Batches
 from mpc_training.clear import Clear
-from mpc_training.errors import BlowUp, DataError, Disagreement, MPCError, PeerLeft
+from mpc_training.connecting import Identity, listen
+from mpc_training.errors import (
+    BlowUp,
+    DataError,
+    Disagreement,
+    MPCError,
+    PeerLeft,
+    SettingsError,
+)
 from mpc_training.fixed_point import ACTIVATION_BITS, GRADIENT_BITS, Array
 from mpc_training.holdings import Holding
 from mpc_training.network import Linear, Network, Relu
-from mpc_training.session import Endpoint, Progress, Report, Run, take_part
+from mpc_training.run import Endpoint, Progress, Report, Run
+from mpc_training.session import take_part
 from mpc_training.sharing import Disclosure
 from mpc_training.training import Recipe, Trainer
-from mpc_training.transport import Identity, listen
+from mpc_training.transport import TlsTransport
 from tests.insecure_parties import in_threads
 from tests.tls_parties import addresses_of, make_identities
 
@@ -46,9 +56,14 @@ def rows() -> list[Holding]:
     return [Holding("rows", *table(count, seed)) for seed, count in enumerate((70, 41, 83))]
 
 
+def rows_of_two() -> list[Holding | None]:
+    """And no records of the dealer's."""
+    return [*rows()[:2], None]
+
+
 def run(
     three: list[Identity],
-    holdings: Sequence[Holding],
+    holdings: Sequence[Holding | None],
     runs: Run | Sequence[Run] = RUN,
     *,
     folders: Sequence[Path] | None = None,
@@ -104,6 +119,7 @@ def in_the_clear(pieces: list[tuple[Array, np.ndarray]], run: Run = RUN) -> Arra
     return np.asarray(trainer.weights.parts[0])
 
 
+TWO = replace(RUN, owners=2, disclosure=Disclosure((0, 1)))
 TOLERANCE = 2e-3
 """12 steps: 2^−16 a layer and step, times rate and sum of momenta, and now and then a unit at its
 kink that opens on one side only, which moves weights by η/n·|x||δ| ≤ 0.25/32·0.1."""
@@ -123,6 +139,41 @@ def test_rows_of_three_parties_train_the_pooled_model(three: list[Identity]) -> 
     assert [report.records for report in results] == [70, 41, 83]
 
 
+def test_two_parties_and_a_dealer_train_the_pooled_model(
+    three: list[Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all that the dealer receives after the greetings is one bit's share for each checkpoint:
+    the two parties' acknowledgements are empty."""
+    received: list[int] = []
+    exchange = TlsTransport.exchange
+
+    def recorded(transport: TlsTransport, send: Any, receive: Any) -> None:
+        if transport.party == 2:
+            received.extend(array.nbytes for arrays in receive.values() for array in arrays)
+        exchange(transport, send, receive)
+
+    monkeypatch.setattr(TlsTransport, "exchange", recorded)
+    opened = Disclosure((0, 1), loss=True)
+    results = reports(run(three, rows_of_two(), replace(TWO, disclosure=opened)))
+    pooled = in_the_clear([table(count, seed) for seed, count in enumerate((70, 41))])
+    for report in results[:2]:
+        assert report.weights is not None
+        assert np.abs(report.weights - pooled).max() < TOLERANCE
+        assert report.loss is not None
+    assert results[2].weights is None and results[2].loss is None and results[2].records == 0
+    assert results[2].steps == 6 and received == [8] * 3
+
+
+def test_a_dealer_has_no_data_and_gets_no_model(three: list[Identity]) -> None:
+    with pytest.raises(SettingsError, match="a dealer gets nothing"):
+        replace(RUN, owners=2)
+    with pytest.raises(SettingsError, match="expected 2 with a dealer, or 3 without"):
+        replace(RUN, owners=4)
+    for holdings, told in ((rows(), TWO), (rows_of_two(), RUN)):
+        found = errors(run(three, holdings, told, timeout=0.5))
+        assert isinstance(found[2], DataError)
+
+
 def test_the_model_goes_to_those_named_alone(three: list[Identity]) -> None:
     for model_to in ((1,), ()):
         chosen = replace(RUN, disclosure=Disclosure(model_to), steps=1)
@@ -130,21 +181,25 @@ def test_the_model_goes_to_those_named_alone(three: list[Identity]) -> None:
         assert got == [index in model_to for index in range(3)]
 
 
-def test_columns_are_joined_by_id(three: list[Identity]) -> None:
+@pytest.mark.parametrize("owners", [3, 2])
+def test_columns_are_joined_by_id(three: list[Identity], owners: int) -> None:
     """Each party knows other columns of overlapping records, in an order of its own."""
     x, y = table(120, 0)
     names = [f"record {k}" for k in range(120)]
     rng = np.random.default_rng(1)
     parts = []
-    for owner, columns in enumerate((slice(0, 1), slice(1, 4), slice(4, 6))):
+    shares = (slice(0, 1), slice(1, 4), slice(4, 6)) if owners == 3 else (slice(0, 2), slice(2, 6))
+    for owner, columns in enumerate(shares):
         have = rng.permutation(np.arange(owner * 5, 110 + owner * 5))
         labels = y[have] if owner == 1 else None
         parts.append(
             Holding("columns", x[have][:, columns], labels, ids=tuple(names[k] for k in have))
         )
-    chosen = replace(RUN, recipe=Recipe(0.5, 0.75, 32, 8), checkpoint_every=0)
-    results = reports(run(three, parts, chosen))
-    assert [report.records for report in results] == [100] * 3
+    told = RUN if owners == 3 else TWO
+    chosen = replace(told, recipe=Recipe(0.5, 0.75, 32, 8), checkpoint_every=0)
+    results = reports(run(three, [*parts, None][:3], chosen))
+    common = 100 if owners == 3 else 105
+    assert [report.records for report in results[:owners]] == [common] * owners
     weights = results[0].weights
     assert weights is not None
     clear = Clear()
@@ -237,26 +292,31 @@ def copies(folders: Sequence[Path], name: str) -> list[Path]:
     return made
 
 
-def test_a_killed_run_resumes_to_the_same_bits(three: list[Identity], tmp_path: Path) -> None:
+@pytest.mark.parametrize("owners", [3, 2])
+def test_a_killed_run_resumes_to_the_same_bits(
+    three: list[Identity], tmp_path: Path, owners: int
+) -> None:
     """Killed at step 5, resumed from 4: once without trouble; once killed again at 9, resumed from
     8, where one party has lost its last checkpoint. Both end in the same weights, bit for bit."""
     folders = [tmp_path / str(index) for index in range(3)]
-    found = errors(run(three, rows(), folders=folders, watch=killer(5, 1)))
+    told = RUN if owners == 3 else replace(TWO, recipe=Recipe(0.25, 0.75, 32, 4))
+    holdings: list[Holding | None] = [*rows()] if owners == 3 else rows_of_two()
+    found = errors(run(three, holdings, told, folders=folders, watch=killer(5, 1)))
     assert isinstance(found[1], Killed)
     for index in (0, 2):
         assert isinstance(found[index], PeerLeft)
         assert "\n" not in str(found[index])
     again = copies(folders, "again")
-    smooth = reports(run(three, rows(), folders=folders, resume=True))
+    smooth = reports(run(three, holdings, told, folders=folders, resume=True))
     assert [report.resumed_at for report in smooth] == [4] * 3
-    errors(run(three, rows(), folders=again, resume=True, watch=killer(9, 2)))
+    errors(run(three, holdings, told, folders=again, resume=True, watch=killer(9, 2)))
     (again[0] / "step-000000008.checkpoint").unlink()
-    rough = reports(run(three, rows(), folders=again, resume=True))
+    rough = reports(run(three, holdings, told, folders=again, resume=True))
     assert [report.resumed_at for report in rough] == [6] * 3
-    for a, b in zip(smooth, rough, strict=True):
+    for a, b in list(zip(smooth, rough, strict=True))[:owners]:
         assert a.weights is not None and b.weights is not None
         assert a.weights.tobytes() == b.weights.tobytes()
-    other = reports(run(three, rows()))[0].weights
+    other = reports(run(three, holdings, told))[0].weights
     assert other is not None and smooth[0].weights is not None
     assert other.tobytes() != smooth[0].weights.tobytes()  # a new run draws anew
 

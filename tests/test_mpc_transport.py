@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpc_training import transport as transport_module
+from mpc_training import connecting
+from mpc_training.connecting import Address, Identity, connect, context, listen
 from mpc_training.errors import (
     CertificateError,
     FrameError,
@@ -21,16 +22,8 @@ from mpc_training.errors import (
     PeerStalled,
     Unreachable,
 )
-from mpc_training.transport import (
-    RECORD_BYTES,
-    RECORD_OVERHEAD,
-    Address,
-    Identity,
-    TlsTransport,
-    connect,
-    context,
-    listen,
-)
+from mpc_training.link import RECORD_BYTES, RECORD_OVERHEAD
+from mpc_training.transport import TlsTransport
 from mpc_training.wire import Kind, write_header
 from tests.insecure_parties import in_threads
 from tests.tls_parties import addresses_of, connected, make_identities, wired
@@ -212,7 +205,7 @@ def test_nobody_there(three: Pair) -> None:
 
 
 def test_a_silent_stranger_does_not_hang_it(three: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "_HANDSHAKE_SECONDS", 0.3)
+    monkeypatch.setattr(connecting, "_HANDSHAKE_SECONDS", 0.3)
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from mpc_training import certificates
-from mpc_training.transport import Address, Identity, TlsTransport, connect, listen
+from mpc_training.connecting import Address, Identity, connect, listen
+from mpc_training.transport import TlsTransport
 from tests.insecure_parties import in_threads
 
 Result = TypeVar("Result")

@@ -1,6 +1,6 @@
 """CrypTen 0.4.1 with its default provider, three processes; party 1 writes down what it receives.
 
-    python -m tests.crypten_as_shipped FOLDER
+    python -m tests.insecure_crypten_as_shipped FOLDER
 
 Nothing of CrypTen's behaviour is changed. Party 0 owns x and y; parties multiply them twice. Party
 1 saves its share of the first truncation's mask (`wrap_rng` scatters it) and the opened ε of the
