@@ -30,7 +30,7 @@ NETWORKS = ("mlp", "lenet")
 BATCH = 128
 STEPS = {"mlp": 8, "lenet": 4}
 PEER_STEPS = {"mlp": 3, "lenet": 1}
-"""After one that is not counted: a step of CrypTen's LeNet takes minutes."""
+"""After one that is not counted: a step of SPU's LeNet takes minutes."""
 SECONDS = 1800
 FIGURES = ("cpu_seconds_per_step", "seconds_per_step", "bytes_per_step", "rounds_per_step")
 DELAY = 0.02

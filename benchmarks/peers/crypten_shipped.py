@@ -68,7 +68,7 @@ def party(rank, folder, network, batch, steps, answers):
             (time.process_time() - begun[0], time.perf_counter() - begun[1], stats["bytes"],
              stats["rounds"])
         )  # fmt: skip
-    answers.put([sorted(column)[len(spans) // 2] for column in zip(*spans[1:], strict=True)])
+    answers.put([sorted(column)[len(column) // 2] for column in zip(*spans[1:], strict=True)])
 
 
 def main():
