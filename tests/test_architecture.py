@@ -27,6 +27,7 @@ ORDER = (
     "addresses",
     "processors",
     "progress",
+    "machine_code",
     "parameters",
     "nodes",
     "tensor_file",

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from he_inference.cost import SEED_BYTES
+from he_inference.machine_code import njit
 
 Words = npt.NDArray[np.uint64]
 Residues = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]

@@ -8,6 +8,5 @@ Packed: a program's instructions become tasks on whole rows, polynomials modulo 
 (`packed_schedule`), key switching among them (`switching`), which one or more threads work through
 (`row_tasks`, `packed_evaluator`).
 
-No secret of a client and no SEAL in here. numba keeps machine code by the file that a compiled
-function is in: who changes what `transforms` or `vectors` emit must delete `__pycache__`.
+No secret of a client and no SEAL in here.
 """

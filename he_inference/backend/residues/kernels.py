@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from he_inference.backend.residues.vectors import (
     MAX_MAPS,
@@ -30,6 +29,7 @@ from he_inference.backend.residues.vectors import (
     tile5,
     tile6,
 )
+from he_inference.machine_code import njit
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ LOAD, CLEAR, MULTIPLY, FINISH, SQUARE, SCALE, STORE = range(7)
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Machine code that does not hold the interpreter's lock."""
-    made: Callable[..., Any] = njit(nogil=True, boundscheck=False)(function)
+    made: Callable[..., Any] = njit(nogil=True, boundscheck=False, cache=True)(function)
     return made
 
 

@@ -6,7 +6,8 @@ loops run without the interpreter's lock.
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from he_inference.machine_code import njit
 
 Words = npt.NDArray[np.uint64]
 Residues = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]

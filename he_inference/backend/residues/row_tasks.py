@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit
 from numba.core import types
 
 from he_inference.backend.residues.kernels import product, reduced
@@ -28,6 +27,7 @@ from he_inference.backend.residues.switching import (
     values,
 )
 from he_inference.backend.residues.transforms import inline
+from he_inference.machine_code import njit
 
 (
     LOAD, DIGIT, SWITCH, SPREAD, INNER, DIVIDE, COMBINE, SCALE, WEIGH, ADD_WEIGHTS, SQUARE,

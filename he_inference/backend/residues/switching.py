@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from numba.core import types
 
 from he_inference.backend.residues.transforms import (
@@ -37,6 +36,7 @@ from he_inference.backend.residues.transforms import (
     inverse8,
     rows_of,
 )
+from he_inference.machine_code import njit
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.uint16]

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from he_inference.backend.residues.memory import aligned
 from he_inference.errors import CompileError, InputError, ParameterError
+from he_inference.machine_code import njit
 from he_inference.parameters import EXACT_PRIME_BITS, MAX_LOG_MODULUS, is_prime
 
 Floats = npt.NDArray[np.float64]
