@@ -39,11 +39,14 @@ def _programs() -> Iterator[tuple[str, he_inference.Program]]:
     images = mnist_sample().images
     example = images[:1].astype(np.float32)
     network = he_inference.from_torch(tutorial.module(tutorial.weights()), example)
-    yield "tutorial CNN", he_inference.compile(network, layout="packed", examples=images).program
+    yield (
+        "tutorial CNN",
+        he_inference.compile(network, layout="packed", response="plain", examples=images).program,
+    )
     shipped = he_inference.load_network(MNIST_NETWORK)
     yield (
         MNIST_NETWORK.name,
-        he_inference.compile(shipped, layout="packed", examples=images).program,
+        he_inference.compile(shipped, layout="packed", response="plain", examples=images).program,
     )
 
 

@@ -33,7 +33,6 @@ Progress = Callable[[str, int, int], None]
 OUR_NAME = "Sottovoce"
 BY_SEAL = "Sottovoce, SEAL evaluating"
 """The same program on a server that uses SEAL: what our own evaluator brings."""
-LAYOUT = "packed"
 PEERS: Mapping[str, str] = {
     "tenseal_vector": "TenSEAL",
     "orion_v2": "Orion 2",
@@ -106,7 +105,9 @@ def measure_tutorial(plan: Plan, folder: Path, emit: Emit, progress: Progress) -
     example = images[:1, None].astype(np.float32)
     network = he_inference.from_torch(tutorial.module(weights), example)
     typical = mnist_sample().images
-    he_inference.compile(network, layout=LAYOUT, examples=typical).program.save(program)
+    he_inference.compile(network, layout="packed", response="plain", examples=typical).program.save(
+        program
+    )
     clear = tutorial.clear_logits(weights, images)
     with contextlib.ExitStack() as stack:
         systems: dict[str, Measured] = {}
@@ -274,7 +275,9 @@ def evaluate(network: he_inference.Network, queries: npt.NDArray[Any], batch: in
 
 
 def _compiled(network: he_inference.Network) -> he_inference.Compiled:
-    return he_inference.compile(network, layout="packed", examples=mnist_sample().images)
+    return he_inference.compile(
+        network, layout="packed", response="plain", examples=mnist_sample().images
+    )
 
 
 def server_memory(program: Path, queries: npt.NDArray[Any], folder: Path) -> Row:

@@ -45,7 +45,9 @@ def ask(folder: Path, data: Dataset) -> None:
     """Compile the model that party 0 got, and query it under encryption."""
     network, weights = mpc_training.read_model(folder / "model-0.safetensors")
     module = mpc_training.to_torch(network, weights, square=Square)
-    compiled = he_inference.compile(he_inference.from_torch(module, data.images[:1]))
+    compiled = he_inference.compile(
+        he_inference.from_torch(module, data.images[:1]), response="plain"
+    )
     client = he_inference.Client(compiled.signature)  # keeps the secret key
     server = he_inference.Server(compiled.program)  # never sees an image
     server.register(client.evaluation_keys())

@@ -13,7 +13,7 @@ from he_inference.affine import affine_stages
 from he_inference.batch_compiler import CompiledBatch, compile_batch
 from he_inference.batch_signature import Response
 from he_inference.coefficient_compiler import CompiledCoefficients, compile_coefficients
-from he_inference.errors import CompileError, ModelError
+from he_inference.errors import CompileError, ModelError, ServiceError
 from he_inference.network import Network, check_batch
 from he_inference.nodes import Array
 from he_inference.packed_compiler import Compiled, compile_packed
@@ -36,7 +36,7 @@ def compile(
     layout: Literal["packed"],
     precision: float = 10.0,
     examples: npt.ArrayLike | None = None,
-    response: Literal["plain"] | None = None,
+    response: Literal["plain"],
     optimise: Objective = "balanced",
 ) -> Compiled: ...
 
@@ -99,8 +99,8 @@ def compile(
         are alike (a network with one output) nobody notices. Without them synthetic queries in the
         network's input range are used, extremes among them. They are not kept.
     response: "private" hides the weights in answers as far as the answers themselves do not show
-        them (see `flooding`), "plain" does not. Private where nothing is said, but for the packed
-        layout, which has plain answers only: "auto" takes it where "plain" is said, and no sooner.
+        them (see `flooding`), "plain" does not. Private where nothing is said. The packed layout
+        has plain answers only, and is compiled where "plain" is said.
     optimise: what single queries should have little of: "latency", CPU time of client and server;
         "bytes", up and down; "keys", bytes of evaluation keys; "balanced", the time until an answer
         arrives over a link of 100 Mbit/s. See `planning`; `plan` returns all there is to choose
@@ -122,7 +122,7 @@ def compile(
             keep_labels=examples is not None,
         )
     if layout == "packed":
-        if response == "private":
+        if response != "plain":
             raise CompileError(_NOT_PRIVATE)
         return compile_packed(network, batch, precision=precision)
     if layout == "coefficients":
@@ -152,7 +152,7 @@ def plan(
 
 
 _NOT_PRIVATE = (
-    "the packed layout has no private answers: use layout='batched', or choose "
+    "the packed layout has no private answers: use another layout, or choose "
     "response='plain' where clients may know the weights"
 )
 
@@ -188,9 +188,12 @@ def _planned(
 
 def _prices() -> MachinePrices:
     """This machine's. They are measured with a client and a server, which compiling needs not."""
-    from he_inference.calibration import calibrated
+    try:
+        from he_inference.calibration import calibrated
 
-    return calibrated()
+        return calibrated()
+    except (ModuleNotFoundError, ServiceError):  # no numba here to measure with
+        return MachinePrices()
 
 
 def _check_choice(name: str, found: str | None, known: Sequence[str | None]) -> None:

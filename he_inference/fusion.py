@@ -66,22 +66,19 @@ class Fusion:
 
     def sum(self, index: int) -> Sum:
         """What a rotation, a product with weights, or an addition adds up."""
-        found = Sum()
-        self._collect(index, found)
+        found, left = Sum(), [index]
+        while left:
+            register = left.pop()
+            i = self._instructions[register]
+            if register != index and register not in self.absorbed:
+                found.others.append(register)
+            elif i.operation == "rotate":
+                found.rotations.append((i.sources[0], i.step))
+            elif i.operation == "multiply_plain":
+                found.products.append((i.sources[0], i.vector))
+            else:
+                left.extend(reversed(i.sources))
         return found
-
-    def _collect(self, index: int, found: Sum) -> None:
-        i = self._instructions[index]
-        if i.operation == "rotate":
-            found.rotations.append((i.sources[0], i.step))
-        elif i.operation == "multiply_plain":
-            found.products.append((i.sources[0], i.vector))
-        else:
-            for source in i.sources:
-                if source in self.absorbed:
-                    self._collect(source, found)
-                else:
-                    found.others.append(source)
 
 
 def alone(i: Instruction) -> Sum:

@@ -7,6 +7,7 @@ nothing is kept.
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,31 +20,34 @@ _settings: Any = numba.config
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """numba's `njit`; `cache=True` holds where there is a folder for it."""
-    made: Callable[[Callable[..., Any]], Any] = numba.njit(
-        **{**options, "cache": options.get("cache", False) and _KEPT}
-    )
-    return made
+    kept = options.get("cache", False) and _FOLDER is not None
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        others = _settings.CACHE_DIR
+        _settings.CACHE_DIR = str(_FOLDER) if kept else others
+        try:
+            return numba.njit(**{**options, "cache": kept})(function)
+        finally:
+            _settings.CACHE_DIR = others  # where code that is not ours is kept
+
+    return decorate
 
 
-def _folder() -> Path:
-    digest = hashlib.sha256()
+def _folder() -> Path | None:
+    """Made for its owner alone; None where that cannot be."""
+    digest = hashlib.sha256(f"{_settings.BOUNDSCHECK}".encode() + Path(__file__).read_bytes())
     for file in sorted((Path(__file__).parent / "backend").rglob("*.py")):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     chosen = _settings.CACHE_DIR  # by whoever set NUMBA_CACHE_DIR
     root = Path(chosen or platformdirs.user_cache_path("sottovoce") / "machine-code")
-    return root / digest.hexdigest()[:16]
-
-
-def _keep() -> bool:
-    """Name the folder to numba; whether it can be written."""
-    folder = _folder()
+    folder = root / digest.hexdigest()[:16]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "writable").touch()
+        ours = os.name != "posix" or folder.stat().st_uid == os.getuid()
     except OSError:
-        return False
-    _settings.CACHE_DIR = str(folder)
-    return True
+        return None
+    return folder if ours else None
 
 
-_KEPT = _keep()
+_FOLDER = _folder()

@@ -26,7 +26,8 @@ class PackedEngine:
 
     threads: that share one query, for which they wait in turns without giving up the processor:
     one, unless given. backend: "residues", our own evaluator, compiled by numba and without SEAL;
-    "seal", Microsoft SEAL through TenSEAL, which is the reference and several times slower.
+    "seal", Microsoft SEAL through TenSEAL, which is the reference and several times slower; its
+    digits are not centred, so that answers may lose some bits of the precision promised.
     """
 
     def __init__(

@@ -109,8 +109,12 @@ def _engine(program: AnyProgram, threads: int | None, device: str, backend: str)
     if device != CPU:
         raise ServiceError(f"device {device!r}: single queries are evaluated on {CPU!r} only")
     if isinstance(program, CoefficientProgram):
-        from he_inference.coefficient_engine import CoefficientEngine
-
+        try:
+            from he_inference.coefficient_engine import CoefficientEngine
+        except ModuleNotFoundError as error:
+            raise ServiceError(
+                f"evaluating needs {error.name}: pip install 'sottovoce[batch]'"
+            ) from None
         return CoefficientEngine(program, threads=threads)
     from he_inference.packed_engine import PackedEngine
 

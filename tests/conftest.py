@@ -262,7 +262,7 @@ def dense() -> nn.Sequential:
 
 def _party(module: nn.Module, shape: tuple[int, ...]) -> Party:
     x = np.random.default_rng(1).random((5, *shape))
-    compiled = compile(from_torch(module, x), layout="packed")
+    compiled = compile(from_torch(module, x), layout="packed", response="plain")
     client, server = Client(compiled.signature), Server(compiled.program)
     server.register(client.evaluation_keys())
     return Party(compiled, client, server, x)

@@ -318,7 +318,7 @@ def test_one_layout_under_the_others_name(shallow: Party) -> None:
 
 
 def test_an_unknown_layout() -> None:
-    with pytest.raises(ModelFileError, match="'rows' layout: this release knows packed and batch"):
+    with pytest.raises(ModelFileError, match="'rows' layout: this release knows packed, batched"):
         read_signature(altered(PRIVATE, layout="rows"))
     with pytest.raises(ModelFileError) as caught:
         read_signature(altered(PRIVATE, layout="\n" * 1000 + "x" * 1000))

@@ -291,7 +291,7 @@ def test_a_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     )
     network.save(tmp_path / "network.safetensors")
     # Both tables compile; once, and coarsely, keeps this to seconds.
-    compiled = he_inference.compile(network, layout="packed", precision=6)
+    compiled = he_inference.compile(network, layout="packed", response="plain", precision=6)
     monkeypatch.setattr(he_inference, "compile", lambda *_, **__: compiled)
     monkeypatch.setattr(bench_query, "MNIST_NETWORK", tmp_path / "network.safetensors")
     path = tmp_path / "results.jsonl"
@@ -316,6 +316,7 @@ def test_two_cores_in_small(monkeypatch: pytest.MonkeyPatch) -> None:
             tutorial.module(tutorial.weights()), np.zeros((1, 1, 28, 28), np.float32)
         ),
         layout="packed",
+        response="plain",
         precision=6,
     )
     monkeypatch.setattr(he_inference, "compile", lambda *_, **__: compiled)

@@ -34,7 +34,7 @@ from he_inference.nn import Square
 from tests.test_demo import assert_nothing_is_left, leftovers
 from workloads.datasets import Splits, mnist_sample
 
-PACKED = ("--layout", "packed")
+PACKED = ("--layout", "packed", "--response", "plain")
 VERBS = [
     "train", "compile", "plan", "keygen", "encrypt", "evaluate", "decrypt", "serve", "query",
     "demo",

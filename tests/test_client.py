@@ -196,7 +196,9 @@ def test_tickets_are_never_the_same(shallow: Party) -> None:
 def test_answers_that_overflow_are_noticed() -> None:
     """Compiled for answers of 1/8, so for 1 at most; asked for 40: it would wrap around."""
     network = Network([Input(()), Linear((0,), np.eye(3), np.zeros(3))], (3,), (-64.0, 64.0))
-    compiled = compile(network, layout="packed", precision=6, examples=np.full((1, 3), 1 / 8))
+    compiled = compile(
+        network, layout="packed", response="plain", precision=6, examples=np.full((1, 3), 1 / 8)
+    )
     client, server = Client(compiled.signature), Server(compiled.program)
     server.register(client.evaluation_keys())
     modulus = compiled.parameters.data_primes[0] / compiled.signature.output_scale
@@ -265,7 +267,7 @@ def test_places_that_cannot_be_written_or_read(shallow: Party, tmp_path: Path) -
 
 def test_a_key_for_another_program(shallow: Party, deep: Party, tmp_path: Path) -> None:
     shallow.client.save(tmp_path / "key")
-    again = compile(shallow.compiled.network, layout="packed").signature
+    again = compile(shallow.compiled.network, layout="packed", response="plain").signature
     for other in (deep.compiled.signature, again):
         with pytest.raises(KeyFileError, match="make new keys for this program"):
             Client.load(tmp_path / "key", other)

@@ -53,7 +53,7 @@ def assert_clear_is_the_network(compiled: Compiled, case: Case) -> None:
 @settings(max_examples=25)
 def test_a_program_in_the_clear_is_the_network(case: Case) -> None:
     try:
-        compiled = compile(case.network, layout="packed", precision=4)
+        compiled = compile(case.network, layout="packed", response="plain", precision=4)
     except CompileError as error:
         assert "does not depend on the query" in str(error)
         return
@@ -92,7 +92,7 @@ def test_the_precision_asked_for_is_held(precision: float) -> None:
         nn.Sequential(nn.Linear(9, 12), Polynomial([0.3, 1.0, 0.5]), nn.Linear(12, 6)),
         np.random.default_rng(0).random((4, 9)),
     )
-    compiled = compile(network, layout="packed", precision=precision)
+    compiled = compile(network, layout="packed", response="plain", precision=precision)
     assert compiled.signature.precision_bits >= precision
     x = np.random.default_rng(1).random((256, 9))
     expected = network.evaluate(x)
@@ -114,7 +114,7 @@ def compiled_examples(network: Network) -> Array:
 def test_more_precision_takes_more_modulus() -> None:
     network = linear(np.random.default_rng(0).normal(size=(4, 8)))
     bits = [
-        compile(network, layout="packed", precision=p).parameters.log_modulus(99)
+        compile(network, layout="packed", response="plain", precision=p).parameters.log_modulus(99)
         for p in (2, 10, 18)
     ]
     assert bits == sorted(bits)
@@ -124,7 +124,7 @@ def test_answers_up_to_eight_times_the_examples_are_safe() -> None:
     """HEADROOM_BITS: the encoded answer stays below half the last prime."""
     network = linear(np.eye(3))
     examples = np.full((1, 3), 1 / 8)
-    compiled = compile(network, layout="packed", examples=examples)
+    compiled = compile(network, layout="packed", response="plain", examples=examples)
     largest = 1.0 * compiled.signature.output_scale
     assert largest < compiled.parameters.data_primes[0] / 2
     assert np.allclose(
@@ -167,7 +167,7 @@ def test_simulation_is_repeatable_and_noisy(deep: Party) -> None:
 
 
 def test_simulation_in_chunks_is_complete() -> None:
-    compiled = compile(linear(np.eye(2)), layout="packed")
+    compiled = compile(linear(np.eye(2)), layout="packed", response="plain")
     x = np.random.default_rng(0).uniform(-1, 1, (2 * clear.CHUNK + 1, 2))
     assert np.abs(clear.evaluate(compiled.program, x) - x).max() <= 8 * EPS
     assert compiled.simulate(x).shape == x.shape
@@ -177,9 +177,16 @@ def test_simulation_in_chunks_is_complete() -> None:
 
 
 def test_the_smallest_ring_that_does() -> None:
-    assert compile(linear(np.eye(2)), layout="packed", precision=4).parameters.ring_degree == 4096
+    assert (
+        compile(
+            linear(np.eye(2)), layout="packed", response="plain", precision=4
+        ).parameters.ring_degree
+        == 4096
+    )
     wide = linear(np.random.default_rng(0).normal(size=(2, 3000)) / 3000)
-    assert compile(wide, layout="packed", precision=4).parameters.ring_degree == 8192
+    assert (
+        compile(wide, layout="packed", response="plain", precision=4).parameters.ring_degree == 8192
+    )
 
 
 def test_every_key_is_at_the_highest_level_where_it_is_used(deep: Party) -> None:
@@ -204,7 +211,7 @@ def test_the_parameters_are_within_the_bound(deep: Party, shallow: Party) -> Non
 
 def test_identities_differ(shallow: Party) -> None:
     """Two compilations of one network do not take each other's keys."""
-    again = compile(shallow.compiled.network, layout="packed")
+    again = compile(shallow.compiled.network, layout="packed", response="plain")
     assert again.signature.identity != shallow.compiled.signature.identity
     same = replace(again.signature, identity=shallow.compiled.signature.identity)
     assert same.digest == shallow.compiled.signature.digest
@@ -218,7 +225,7 @@ def test_a_deep_network_of_small_steps() -> None:
         layers += [nn.Linear(4, 4), Square()]
     module = nn.Sequential(*layers, nn.Linear(4, 2)).eval()
     case = Case(module, np.random.default_rng(0).random((3, 4)).astype(np.float32).astype(float))
-    compiled = compile(case.network, layout="packed", precision=5)
+    compiled = compile(case.network, layout="packed", response="plain", precision=5)
     assert compiled.program.count("multiply") == 4
     assert_clear_is_the_network(compiled, case)
 
@@ -243,7 +250,7 @@ def test_options(options: dict[str, object], message: str) -> None:
 
 def test_examples_are_checked() -> None:
     with pytest.raises(InputError, match=r"\(batch, 2\)"):
-        compile(linear(np.eye(2)), layout="packed", examples=np.zeros((1, 3)))
+        compile(linear(np.eye(2)), layout="packed", response="plain", examples=np.zeros((1, 3)))
 
 
 def test_too_much_precision_says_how_much_there_is() -> None:
@@ -251,19 +258,19 @@ def test_too_much_precision_says_how_much_there_is() -> None:
     module = nn.Sequential(nn.Linear(2, 2), Square(), nn.Linear(2, 1))
     network = from_torch(module, np.random.default_rng(0).random((3, 2)))
     with pytest.raises(CompileError, match=r"(?s)does not fit at 40 bits.*N = 32768: .*bits"):
-        compile(network, layout="packed", precision=40)
+        compile(network, layout="packed", response="plain", precision=40)
 
 
 def test_networks_that_ignore_the_query() -> None:
     with pytest.raises(CompileError, match="layer 1 does not depend on the query"):
-        compile(linear(np.zeros((2, 2)), np.ones(2)), layout="packed")
+        compile(linear(np.zeros((2, 2)), np.ones(2)), layout="packed", response="plain")
 
 
 def test_networks_too_wide_for_every_ring() -> None:
     weight = np.zeros((1, 20_000))
     weight[0] = np.arange(1, 20_001) / 20_000
     with pytest.raises(CompileError, match=r"(?s)N = 4096: .*20000 values.*N = 32768: .*16384"):
-        compile(linear(weight), layout="packed")
+        compile(linear(weight), layout="packed", response="plain")
 
 
 # ---------------------------------------------------------------------------- cost and summary

@@ -80,7 +80,7 @@ def all_three_steps(case: Case, compiled: Compiled) -> None:
 @settings(max_examples=10)
 def test_random_networks(case: Case) -> None:
     try:
-        compiled = compile(case.network, layout="packed", precision=6)
+        compiled = compile(case.network, layout="packed", response="plain", precision=6)
     except CompileError as error:
         assert "does not depend on the query" in str(error)
         return
@@ -122,7 +122,7 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("name", CASES)
 def test_networks(name: str) -> None:
     case = CASES[name]
-    all_three_steps(case, compile(case.network, layout="packed", precision=6))
+    all_three_steps(case, compile(case.network, layout="packed", response="plain", precision=6))
 
 
 # ---------------------------------------------------------------------------- the law of the noise
@@ -134,7 +134,7 @@ KEYS, QUERIES, DRAWS = 32, 6, 200
 def measured() -> tuple[Array, Array]:
     """Errors (keys, queries, outputs) of many clients less their bias; the modelled deviation."""
     case = case_of(nn.Linear(8, 10), Square(), nn.Linear(10, 8), shape=(8,))
-    compiled = compile(case.network, layout="packed", precision=6)
+    compiled = compile(case.network, layout="packed", response="plain", precision=6)
     x = np.random.default_rng(1).random((QUERIES, 8))
     bias, deviation = law(compiled, x, draws=DRAWS)
     server, errors = Server(compiled.program, max_clients=1), []
@@ -250,8 +250,8 @@ def test_a_network_that_was_saved_compiles_to_the_same_program(tmp_path: Path) -
     case.network.save(tmp_path / "network.safetensors")
     network = load_network(tmp_path / "network.safetensors")
     one, two = (
-        compile(case.network, layout="packed", precision=6).program,
-        compile(network, layout="packed", precision=6).program,
+        compile(case.network, layout="packed", response="plain", precision=6).program,
+        compile(network, layout="packed", response="plain", precision=6).program,
     )
     assert one.instructions == two.instructions and np.array_equal(one.vectors, two.vectors)
     assert one.signature.parameters == two.signature.parameters

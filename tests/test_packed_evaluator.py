@@ -226,6 +226,50 @@ def test_a_program_of_everything_is_seals(everything: Program) -> None:
     assert not np.array_equal(made.by_residues(everything), expected)
 
 
+@pytest.mark.parametrize("terms", [33, 100])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_sums_of_many_terms_are_exact(terms: int, weighed: bool) -> None:
+    """At 48 bits 32 residues fill a float64: longer sums are reduced on the way."""
+    b = Builder(party("unlike"))
+    total = b.weigh(0) if weighed else 0
+    for _ in range(terms - 1):
+        b.vectors = 0  # the same one again
+        total = b.plus(total, b.weigh(0) if weighed else 0)
+    for _ in range(2):
+        total = b.drop(total)
+    program = b.program()
+    made = of(program)
+    expected = made.by_seal(program)
+    assert np.array_equal(made.by_residues(program), expected)
+    assert np.array_equal(made.by_residues(program, as_seal=True), expected)
+
+
+def test_sums_may_be_as_deep_as_programs_are_long() -> None:
+    b = Builder(party("small"))
+    total = 0
+    for _ in range(1500):
+        total = b.plus(total, 0)
+    found = Fusion(b.made).sum(total)
+    assert found.others == [0] * 1501
+
+
+def test_an_interrupted_query_does_not_touch_the_next_one(everything: Program) -> None:
+    made = of(everything)
+    evaluator = PackedEvaluator(everything, threads=2)
+    keys = evaluator.keys(made.raw)
+    expected = evaluator.evaluate(keys, made.query)
+    before = evaluator._rows
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(op, "run", interrupted)
+        evaluator.evaluate(keys, made.query)
+    assert evaluator._rows is not before  # threads may still write to the other
+    assert np.array_equal(evaluator.evaluate(keys, made.query), expected)
+
+
 @pytest.fixture(scope="module")
 def everything() -> Program:
     """Babies and giants, a fold, an offset, a square, weights again: what compilers write."""

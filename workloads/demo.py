@@ -110,7 +110,9 @@ def run_demo(queries: int, picture: Path, show: Show) -> Report:
         raise DatasetError(f"{queries} queries: expected 1 to {len(sample)}")
     images, truth = sample.images[:queries], sample.labels[:queries]
     network = he_inference.load_network(MNIST_CNN)
-    compiled = he_inference.compile(network, layout="packed", examples=sample.images)
+    compiled = he_inference.compile(
+        network, layout="packed", response="plain", examples=sample.images
+    )
     show("starting a server", 0)
     with (
         service.running(compiled.program) as url,

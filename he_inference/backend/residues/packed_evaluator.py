@@ -18,6 +18,7 @@ from he_inference.backend.residues.packed_schedule import schedule
 from he_inference.backend.residues.switching import MAX_DIGITS, Floats, Places
 from he_inference.backend.residues.transforms import Transform
 from he_inference.backend.residues.weights import centred, encode
+from he_inference.checker import MAX_REGISTER_BYTES
 from he_inference.cost import key_primes
 from he_inference.errors import CompileError
 from he_inference.noise import GENERATOR
@@ -47,6 +48,7 @@ class PackedEvaluator:
         self._factors = _factors(parameters.primes)
         self._places = _places(made.steps, parameters.ring_degree)
         self._weights = self._encoded()
+        _check_memory(self._table.rows + threads * (3 + made.digits), parameters.ring_degree)
         self._rows = aligned(self._table.rows, parameters.ring_degree)
         self._scratch = [aligned(3 + made.digits, parameters.ring_degree) for _ in range(threads)]
         self._lock, self._pool = Lock(), ThreadPoolExecutor(threads)
@@ -94,17 +96,24 @@ class PackedEvaluator:
         counters = np.zeros(1 + len(table.tasks), np.int64)
         todo = table.tasks if tasks is None else table.tasks[:tasks]
 
+        rows, scratches = self._rows, self._scratch
+
         def work(scratch: Floats) -> None:
             row_tasks.run(
-                todo, table.lists, counters, words, self._rows, scratch, keys, self._weights,
+                todo, table.lists, counters, words, rows, scratch, keys, self._weights,
                 self._places, self._transform.tables, self._transform.inverse_tables,
                 self._primes, self._factors,
             )  # fmt: skip
 
-        others = [self._pool.submit(work, scratch) for scratch in self._scratch[1:]]
-        work(self._scratch[0])
-        for other in others:
-            other.result()
+        try:
+            others = [self._pool.submit(work, scratch) for scratch in scratches[1:]]
+            work(scratches[0])
+            for other in others:
+                other.result()
+        except BaseException:  # other threads may still write there
+            self._rows = aligned(*rows.shape)
+            self._scratch = [aligned(*scratch.shape) for scratch in scratches]
+            raise
 
     def _encoded(self) -> Floats:
         firsts = weight_rows(self._program)
@@ -115,6 +124,14 @@ class PackedEvaluator:
             vector, scale = self._program.vectors[i.vector], plain_scale(self._program, i)
             rows[first : first + i.level] = encode(vector, scale, i.level, self._transform)
         return rows
+
+
+def _check_memory(rows: int, degree: int) -> None:
+    if 8 * rows * degree > MAX_REGISTER_BYTES:
+        raise CompileError(
+            f"the program would take {8 * rows * degree >> 20} MiB to evaluate, at most "
+            f"{MAX_REGISTER_BYTES >> 20}: compile it again, or evaluate with backend='seal'"
+        )
 
 
 def _check_exact(primes: Sequence[int]) -> None:

@@ -98,6 +98,9 @@ def _combine(target, terms, rows, places, p):  # type: ignore[no-untyped-def]
             order = places[terms[term + 1]]
             for k in range(len(target)):
                 target[k] += row[order[k]]
+        if term % 32 == 30:  # after 16 rows, each below p: sums stay below 2^53
+            for k in range(len(target)):
+                target[k] = reduced(target[k], p, inverse)
     for k in range(len(target)):
         target[k] = reduced(target[k], p, inverse)
 
@@ -133,6 +136,10 @@ def _weigh(first, second, terms, rows, weights, p):  # type: ignore[no-untyped-d
                 for k in range(piece):
                     one[k] += product(a[k], w[k], p, inverse)
                     two[k] += product(b[k], w[k], p, inverse)
+            if term % 96 == 93:  # after 32 products
+                for k in range(piece):
+                    one[k] = reduced(one[k], p, inverse)
+                    two[k] = reduced(two[k], p, inverse)
         for k in range(piece):
             one[k] = reduced(one[k], p, inverse)
             two[k] = reduced(two[k], p, inverse)

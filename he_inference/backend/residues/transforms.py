@@ -9,13 +9,14 @@ root ψ^rev(m + i). Results are reduced, so that they are SEAL's whatever lies b
 Residues are float64 integers; they lie where the words lay, so there is no workspace. A product
 b·w is exact as h + l (see `kernels`) and its remainder is
 
-    r = h − ⌊h/p⌉·p + l,   |r| ≤ p/2 + 2⁻⁵³·|b|·p       for |w| ≤ p/2, |b| ≤ 22·p, p < 2⁴⁸
+    r = h − ⌊h/p⌉·p + l,   |r| ≤ p/2 + 2⁻⁵³·|b|·p       for |w| ≤ p/2, |b| ≤ 16·p, p < 2⁴⁸
 
-which is (1/2 + B/32)·p at most for |b| ≤ B·p. Forward, x ± r grows by that much a stage: from 4·p,
+which is (1/2 + B/32)·p at most for |b| ≤ B·p; quotients stay below 2⁵¹, to where they are rounded
+exactly. Forward, x ± r grows by that much a stage: from 4·p,
 below 16·p after 15 of them, and is reduced once, at the end. Inverse, x + y doubles: every three
 stages grow from 8/3·p to 22·p at most, in the one row of eight that is only ever added to. It is
-reduced then; the others are sums of at most four remainders of smaller factors, 8/3·p again. All
-stays below 2⁵³, and so exact.
+reduced then, and so is the one difference of two such sums before it is multiplied; the others are
+sums of at most four remainders of smaller factors, 8/3·p again. All stays below 2⁵³, and so exact.
 
 The work is done on eight vectors of eight coefficients, three stages between load and store. In
 the last block of 64 a transposition brings neighbours into the same lane, and a second one back.
@@ -119,6 +120,8 @@ class Emitter:
         while half < len(x):
             for i, j, group in _pairs(len(x), half):
                 total, difference = b.fadd(x[i], x[j]), b.fsub(x[i], x[j])
+                if i == 0 and half == 4:  # of two sums of four: its quotient may exceed 2⁵¹
+                    difference = self.reduce(difference)
                 last = scale is not None and 2 * half == len(x)
                 x[i] = self.product(total, scale) if last else total
                 x[j] = self.product(difference, roots[group])
