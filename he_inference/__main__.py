@@ -447,10 +447,10 @@ def _check_response(
     if response not in (None, "private", "plain"):
         raise InputError(f"--response {response!r}: expected private or plain")
     if isinstance(program, he_inference.Program):
-        if response == "private":
+        if response != "plain":
             raise InputError(
                 f"{path} answers plainly, as all programs of the packed layout: compile it with "
-                "--layout coefficients or batched"
+                "--layout coefficients or batched, or serve it with --response plain"
             )
         return
     if program.signature.response == "plain" and response != "plain":

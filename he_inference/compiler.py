@@ -152,7 +152,7 @@ def plan(
 
 
 _NOT_PRIVATE = (
-    "the packed layout has no private answers: use another layout, or choose "
+    "the packed layout has no private answers: use layout='batched', or choose "
     "response='plain' where clients may know the weights"
 )
 

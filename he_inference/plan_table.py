@@ -7,7 +7,7 @@ from he_inference.planning import Plan, Planned, Point, elapsed
 
 _COLUMNS = (
     "layout", "answers", "client\nms", "server\nms", "kB\nup", "kB\ndown", "kB of\nkeys", "bits",
-    "ms at\n100 Mbit/s",
+    "total\nms",
 )  # fmt: skip
 
 
@@ -18,9 +18,10 @@ def plan_table(plan: Plan[Point], chosen: Planned) -> Table:
         box=SIMPLE_HEAD,  # narrow enough for 80 columns
         padding=(0, 1, 0, 0),
         pad_edge=False,
-        caption=f"times are estimates for this machine; ▸ is what compile{told} would choose",
+        caption="times are estimates, the total is over a link of 100 Mbit/s\n"
+        f"▸ is what compile{told} would choose",
     )
-    table.add_column("")
+    table.add_column("", min_width=1)
     for number, name in enumerate(_COLUMNS):
         table.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)
     for point in plan.front:

@@ -74,8 +74,14 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if content[:3] != b"\0\0\x08":
+        raise InputError(
+            f"{path}: not an IDX file: expected pictures, .npy or IDX; for texts name --backbone "
+            "minilm, and --column of a CSV file"
+        )
     rank = content[3] if len(content) > 3 else 0
-    shape = tuple(int(n) for n in np.frombuffer(content[4 : 4 + 4 * rank], ">u4"))
+    sizes = content[4 : 4 + 4 * rank]
+    shape = tuple(int(n) for n in np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4"))
     if not rank or len(shape) != rank or math.prod(shape) != len(content) - 4 - 4 * rank:
         raise InputError(f"{path}: the IDX header does not fit the file's length: fetch it anew")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)

@@ -966,7 +966,9 @@ def serving(files: Files) -> Iterator[Serving]:
 @contextlib.contextmanager
 def served(files: Files, *options: str) -> Iterator[Serving]:
     port = free_port()
-    command = [sys.executable, "-m", "he_inference", "serve", str(files.m_program)]
+    command = [
+        sys.executable, "-m", "he_inference", "serve", str(files.m_program), "--response", "plain",
+    ]  # fmt: skip
     log = files.folder / "serve.log"
     with (
         log.open("wb") as file,
@@ -1029,7 +1031,9 @@ def test_query_refuses_before_it_sends_keys(files: Files, serving: Serving, tmp_
 
 def test_a_port_in_use(files: Files, serving: Serving) -> None:
     naming = (f"127.0.0.1:{serving.port}", "another port")
-    refused("serve", files.m_program, "--port", str(serving.port), naming=naming)
+    refused(
+        "serve", files.m_program, "--response", "plain", "--port", str(serving.port), naming=naming
+    )
 
 
 @pytest.mark.parametrize(
@@ -1059,7 +1063,8 @@ def test_a_certificate_authority_that_is_none(files: Files, tmp_path: Path) -> N
 def test_plain_http_for_others_is_chosen_explicitly(files: Files) -> None:
     port = ("--port", str(free_port()))
     naming = ("plain HTTP", "0.0.0.0", "certificate")
-    refused("serve", files.m_program, *port, "--host", "0.0.0.0", naming=naming)
+    plain = ("--response", "plain")
+    refused("serve", files.m_program, *plain, *port, "--host", "0.0.0.0", naming=naming)
 
 
 # ---------------------------------------------------------------------------- interruptions
@@ -1319,7 +1324,7 @@ def test_weights_are_shown_by_an_explicit_choice_only(
         (single["private"].m_program, *explicit[0]),
         (private.m_program,),
         (private.m_program, *explicit[0]),
-        (files.m_program,),
+        (files.m_program, *explicit[1]),
         (files.m_program, *explicit[1], "--workers", "3"),
     ):
         assert run("serve", *arguments) == Ran(0, "", "")
