@@ -3,8 +3,8 @@
 The one number that matters is the *signal*, s = μ·n/d: how large the mean of a feature over n rows
 is against the noise, for a head that spends a total μ on d features. The constants were first found
 on training images of CIFAR-10 through EfficientNet-Lite0, and kept because `benchmarks.tune_heads`
-finds none that is clearly better on Fashion-MNIST, which no benchmark of heads measures; those of
-rows that nothing public whitens were found on Fashion-MNIST alone. Settings that a user tunes on
+finds none that is clearly better on Fashion-MNIST, which no benchmark of heads measures; the pace,
+and those of rows that nothing public whitens, were found on Fashion-MNIST alone. Settings that a user tunes on
 private rows cost budget that nothing here counts.
 """
 
@@ -52,9 +52,8 @@ def descent(strength: float, whitened: bool, bound: float) -> FeatureCovariance:
     """Gradient descent on rows of norm `bound`.
 
     Whitened rows: steps as long as the signal bears, with momentum for what is over the largest
-    rate. Else the preconditioner, whose floor rises
-    with the noise of F, shortens them where there is none, and momentum makes up for what the floor
-    takes from directions of small variance.
+    rate. Else the preconditioner, whose floor rises with the noise of F, shortens them where there
+    is none, and momentum makes up for what the floor takes from directions of small variance.
     """
     if whitened:
         pace = min(LARGEST_PACE, RATE_AT_UNIT_SIGNAL * math.sqrt(strength))
