@@ -48,6 +48,7 @@ GHOST_WHITENED = "Opacus DP-SGD, ghost, our public whitening"
 DIFFPRIVLIB = "diffprivlib, pure epsilon"
 PACKAGES = ["numpy", "scipy", "torch", "dp-accounting", "cryptography"]
 
+
 def raw_rate(epsilon: float) -> float:
     """Opacus' learning rate on rows as they are: the best on Fashion-MNIST grows with epsilon."""
     return 11.0 * math.sqrt(2 * epsilon)

@@ -33,7 +33,13 @@ from workloads.fashion import fashion_mnist
 
 FACTORS = (0.5, 1.0, 2.0)
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
-VARIED = ("DIRECTIONS_AT_UNIT", "RIDGE_AT_UNIT_SIGNAL", "RATE_AT_UNIT_SIGNAL", "LARGEST_PACE", "CLIP")
+VARIED = (
+    "DIRECTIONS_AT_UNIT",
+    "RIDGE_AT_UNIT_SIGNAL",
+    "RATE_AT_UNIT_SIGNAL",
+    "LARGEST_PACE",
+    "CLIP",
+)
 TEST_ROWS = 10_000
 
 

@@ -4,8 +4,8 @@ The one number that matters is the *signal*, s = μ·n/d: how large the mean of 
 is against the noise, for a head that spends a total μ on d features. The constants were first found
 on training images of CIFAR-10 through EfficientNet-Lite0, and kept because `benchmarks.tune_heads`
 finds none that is clearly better on Fashion-MNIST, which no benchmark of heads measures; the pace,
-and those of rows that nothing public whitens, were found on Fashion-MNIST alone. Settings that a user tunes on
-private rows cost budget that nothing here counts.
+and those of rows that nothing public whitens, were found on Fashion-MNIST alone. Settings that a
+user tunes on private rows cost budget that nothing here counts.
 """
 
 import math
