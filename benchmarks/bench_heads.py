@@ -286,12 +286,12 @@ def accuracy(
     tasks: Annotated[list[str], typer.Argument(help=", ".join(TASKS))],
     peers: bool = False, seeds: int = 5, peer_seeds: int = 5, output: Output = RESULTS,
     epsilons: Annotated[str, typer.Option(help="With commas.")] = "0.1,0.5,1,2,4,8",
-    hooks_at: float = 1.0,
+    hooks_at: float = 1.0, some_at: str = "0.5,1,8",
 ) -> None:  # fmt: skip
     """Accuracy and time on some tasks."""
     one_thread()
-    chosen = tuple(map(float, epsilons.split(",")))
-    plan = Plan(tuple(tasks), chosen, seeds, peer_seeds if peers else 0, hooks_at)
+    chosen, some = (tuple(map(float, listed.split(","))) for listed in (epsilons, some_at))
+    plan = Plan(tuple(tasks), chosen, seeds, peer_seeds if peers else 0, hooks_at, some)
     with output.open("a", encoding="utf-8") as stream:
         if not stream.tell():
             measure.write_row(stream, {**measure.environment(PACKAGES), "benchmark": "heads"})
