@@ -71,7 +71,8 @@ class Plan:
         tasks: names in `TASKS`. epsilons: at delta 1e-5. seeds: fits of ours at each.
         peer_seeds: fits of each peer, 0 for none. hooks_at: the epsilon at which Opacus runs with
         hooks too, which change its time and nothing else; 0 for never. some_at: those at which
-        Opacus has our whitened rows, ours has raw ones, and diffprivlib runs. streamed: the largest stream of rows.
+        Opacus has our whitened rows, ours has raw ones, and diffprivlib runs. streamed: the
+        largest stream of rows.
     """
 
     tasks: tuple[str, ...] = tuple(TASKS)
