@@ -71,8 +71,8 @@ class Plan:
         tasks: names in `TASKS`. epsilons: at delta 1e-5. seeds: fits of ours at each.
         peer_seeds: fits of each peer, 0 for none. hooks_at: the epsilon at which Opacus runs with
         hooks too, which change its time and nothing else; 0 for never. some_at: those at which
-        Opacus has our whitened rows, ours has raw ones, and diffprivlib runs. streamed: the
-        largest stream of rows.
+        Opacus has our whitened rows, ours has raw ones, and diffprivlib runs. peers_to:
+        the largest epsilon at which peers run. streamed: the largest stream of rows.
     """
 
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -81,6 +81,7 @@ class Plan:
     peer_seeds: int = 5
     hooks_at: float = 1.0
     some_at: tuple[float, ...] = (0.5, 1.0, 8.0)
+    peers_to: float = math.inf
     streamed: int = 1_000_000
 
     @classmethod
@@ -137,7 +138,7 @@ def _systems(
     yield WHITENED, (lambda _: ours(task, epsilon, True), plan.seeds)
     if epsilon in plan.some_at:
         yield CLIPPED, (lambda _: ours(task, epsilon, False), plan.seeds)
-    if not plan.peer_seeds:
+    if not plan.peer_seeds or epsilon > plan.peers_to:
         return
     raw = _written(task, folder / "raw.npz")
     whitened, curvature = _whitened(task, epsilon)
@@ -288,12 +289,12 @@ def accuracy(
     tasks: Annotated[list[str], typer.Argument(help=", ".join(TASKS))],
     peers: bool = False, seeds: int = 5, peer_seeds: int = 5, output: Output = RESULTS,
     epsilons: Annotated[str, typer.Option(help="With commas.")] = "0.1,0.5,1,2,4,8",
-    hooks_at: float = 1.0, some_at: str = "0.5,1,8",
+    hooks_at: float = 1.0, some_at: str = "0.5,1,8", peers_to: float = math.inf,
 ) -> None:  # fmt: skip
     """Accuracy and time on some tasks."""
     one_thread()
     chosen, some = (tuple(map(float, listed.split(","))) for listed in (epsilons, some_at))
-    plan = Plan(tuple(tasks), chosen, seeds, peer_seeds if peers else 0, hooks_at, some)
+    plan = Plan(tuple(tasks), chosen, seeds, peer_seeds if peers else 0, hooks_at, some, peers_to)
     with output.open("a", encoding="utf-8") as stream:
         if not stream.tell():
             measure.write_row(stream, {**measure.environment(PACKAGES), "benchmark": "heads"})
