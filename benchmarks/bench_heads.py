@@ -203,9 +203,9 @@ def ours(task: HeadTask, epsilon: float, whitened: bool, solver: str = "fc") -> 
 def without_privacy(task: HeadTask) -> Row:
     """Multinomial logistic regression on the same rows, standardised: the line above.
 
-    The penalty is the best of three on the test set, so the line is flattered, if anything.
+    The penalty is the best of five on the test set, so the line is flattered, if anything.
     """
-    accuracy = max(_logistic(task, penalty) for penalty in (1e-5, 1e-4, 1e-3))
+    accuracy = max(_logistic(task, penalty) for penalty in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
     return {"system": "no privacy", "source": measure.OURS, "accuracy": accuracy}
 
 
