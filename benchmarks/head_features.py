@@ -77,9 +77,11 @@ def _kept(backbone: Backbone, inputs: Sequence[object], content: Callable[[], by
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     found = []
     for start in range(0, len(inputs), PART):
+        part = inputs[start : start + PART]
         path = folder / f"{digest.hexdigest()[:24]}-{start}.safetensors"
-        if not path.is_file():
-            _write(path, backbone.features(inputs[start : start + PART], batch=BATCH))
+        # One of another size was made with another `PART`.
+        if not path.is_file() or len(load_file(path)["features"]) != len(part):
+            _write(path, backbone.features(part, batch=BATCH))
             print(f"{backbone.name}: {start + PART} of {len(inputs)}", file=sys.stderr, flush=True)
         found.append(load_file(path)["features"])
     return np.concatenate(found)

@@ -17,14 +17,29 @@ from unittest.mock import patch
 import numpy as np
 import typer
 
-from benchmarks.bench_heads import DELTA, OPACUS, OPACUS_RAW, OPACUS_WHITENED
+from benchmarks.bench_heads import (
+    DELTA,
+    OPACUS,
+    RAW_CLIP,
+    WHITENED_CLIP,
+    one_thread,
+    raw_rate,
+    whitened_path,
+)
 from benchmarks.head_tasks import PUBLIC_ROWS, HeadTask, set_aside
 from private_models import PrivateClassifier, choices
 from private_models.solvers.sgd import PoissonGradient
 from workloads.fashion import fashion_mnist
 
 FACTORS = (0.5, 1.0, 2.0)
-VARIED = ("DIRECTIONS_AT_UNIT", "RIDGE_AT_UNIT_SIGNAL", "RATE_AT_UNIT_SIGNAL", "CLIP")
+RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
+VARIED = (
+    "DIRECTIONS_AT_UNIT",
+    "RIDGE_AT_UNIT_SIGNAL",
+    "RATE_AT_UNIT_SIGNAL",
+    "LARGEST_PACE",
+    "CLIP",
+)
 TEST_ROWS = 10_000
 
 
@@ -63,15 +78,14 @@ def ours(task: HeadTask, epsilons: list[float]) -> Iterator[str]:
 def opacus(task: HeadTask, epsilons: list[float]) -> Iterator[str]:
     """Learning rates, on rows as they are and on whitened ones."""
     for whitened in (False, True):
-        for factor in FACTORS:
+        for factor in RATES:
             found = []
             for epsilon in epsilons:
-                rate = OPACUS_WHITENED["path"] if whitened else OPACUS_RAW["learning_rate"]
-                clip = (OPACUS_WHITENED if whitened else OPACUS_RAW)["clip_norm"]
                 # Rates of `PoissonGradient` are in units of the inverse largest eigenvalue.
-                unit = 1.0 if whitened else 1.0 + 1.0
+                rate = whitened_path(epsilon) if whitened else raw_rate(epsilon) * (1.0 + 1.0)
+                clip = WHITENED_CLIP if whitened else RAW_CLIP
                 settings = PoissonGradient(
-                    int(OPACUS["batch_rows"]), OPACUS["epochs"], rate * factor * unit, clip,
+                    int(OPACUS["batch_rows"]), OPACUS["epochs"], rate * factor, clip,
                     momentum=OPACUS["momentum"],
                 )  # fmt: skip
                 found.append(
@@ -85,10 +99,11 @@ def _shown(found: list[float]) -> str:
     return ", ".join(f"{100 * value:.1f}" for value in found)
 
 
-def main(rows: int = 40_000, epsilons: str = "0.5,2") -> None:
+def main(rows: int = 40_000, epsilons: str = "0.5,2", of: str = "ours,opacus") -> None:
     """Print one line for each setting."""
+    one_thread()
     task, chosen = pixels(rows), [float(epsilon) for epsilon in epsilons.split(",")]
-    for lines in (ours, opacus):
+    for lines in (by_name for by_name in (ours, opacus) if by_name.__name__ in of.split(",")):
         for line in lines(task, chosen):
             typer.echo(line)
 

@@ -3,9 +3,9 @@
 The one number that matters is the *signal*, s = μ·n/d: how large the mean of a feature over n rows
 is against the noise, for a head that spends a total μ on d features. The constants were first found
 on training images of CIFAR-10 through EfficientNet-Lite0, and kept because `benchmarks.tune_heads`
-finds none that is clearly better on Fashion-MNIST, which no benchmark of heads measures; those of
-rows that nothing public whitens were found on Fashion-MNIST alone. Settings that a user tunes on
-private rows cost budget that nothing here counts.
+finds none that is clearly better on Fashion-MNIST, which no benchmark of heads measures; the pace,
+and those of rows that nothing public whitens, were found on Fashion-MNIST alone. Settings that a
+user tunes on private rows cost budget that nothing here counts.
 """
 
 import math
@@ -16,9 +16,11 @@ from private_models.solvers.least_squares import LeastSquares
 DIRECTIONS_AT_UNIT = 2.2
 """Times √(μ·n): how many public directions are worth their noise."""
 LARGEST_RIDGE, RIDGE_AT_UNIT_SIGNAL = 4.0, 40.0
-RATE_AT_UNIT_SIGNAL = 1.0
+RATE_AT_UNIT_SIGNAL = 2.0
 LARGEST_RATE = 4.0
 """Plain descent on a softmax loss, whose curvature is at most half, is stable below 4."""
+LARGEST_PACE = 10.0
+"""Of descent on whitened rows: a rate over 1 − momentum, which takes what the rate may not."""
 MOMENTUM = 0.9
 """Where F is published: of heavy-ball descent, which stays stable up to a rate of 7.6."""
 STEPS = 20
@@ -49,13 +51,16 @@ def whitening_ridge(strength: float) -> float:
 def descent(strength: float, whitened: bool, bound: float) -> FeatureCovariance:
     """Gradient descent on rows of norm `bound`.
 
-    Whitened rows: steps as long as the signal bears. Else the preconditioner, whose floor rises
-    with the noise of F, shortens them where there is none, and momentum makes up for what the floor
-    takes from directions of small variance.
+    Whitened rows: steps as long as the signal bears, with momentum for what is over the largest
+    rate. Else the preconditioner, whose floor rises with the noise of F, shortens them where there
+    is none, and momentum makes up for what the floor takes from directions of small variance.
     """
     if whitened:
-        rate = min(LARGEST_RATE, RATE_AT_UNIT_SIGNAL * math.sqrt(strength))
-        return FeatureCovariance(STEPS, rate, clip_norm=CLIP * bound, covariance_share=0.0)
+        pace = min(LARGEST_PACE, RATE_AT_UNIT_SIGNAL * math.sqrt(strength))
+        rate = min(LARGEST_RATE, pace)
+        return FeatureCovariance(
+            STEPS, rate, 1 - rate / pace, clip_norm=CLIP * bound, covariance_share=0.0
+        )
     return FeatureCovariance(STEPS, LARGEST_RATE, MOMENTUM, clip_norm=CLIP * bound)
 
 
