@@ -19,7 +19,7 @@ those later reads nothing of what was recorded (TLS 1.3 agrees on fresh keys in 
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mpc_training.errors import Disagreement, FrameError
@@ -27,7 +27,7 @@ from mpc_training.randomness import KEY_BYTES, agreed_key, new_key
 from mpc_training.transport import TlsTransport
 from mpc_training.wire import Kind, read_hello, write_hello
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised with every change of what parties send each other."""
 _PROOF_BYTES = 32
 _MAX_SHOWN = 80
@@ -37,11 +37,12 @@ _MAX_SHOWN = 80
 class Keys:
     """What a party shares with each other one, with all, and with nobody; 32 bytes each.
 
-    A party's own key is fresh from its operating system.
+    own: nobody else's, fresh from the operating system.
     """
 
     pairs: Mapping[int, bytes]
     common: bytes
+    own: bytes = field(default_factory=new_key)
 
 
 def agree(transport: TlsTransport, facts: Mapping[str, Any]) -> tuple[Keys, dict[int, Any]]:

@@ -1,7 +1,7 @@
 """Which records several parties have in common: a private set intersection of their ids.
 
-Each party has a fresh secret key k, and blinds points: kP by X25519 (RFC 7748), of which nobody
-without k can tell kP from a random point. With H(id) a point that everyone can compute:
+Each party has a secret key k, fresh for each run, and blinds points: kP by X25519 (RFC 7748), which
+nobody without k can tell from a random point. With H(id) a point that everyone can compute:
 
     each party sends kᵢH(id) for all its ids, in random order; every other one blinds them once
     more, and all get all ids blinded with all keys, k₀k₁k₂H(id), equal exactly where ids are
@@ -27,6 +27,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from mpc_training.errors import DataError, FrameError
+from mpc_training.randomness import derive
 from mpc_training.transport import Transport
 
 POINT_BYTES = 32
@@ -38,13 +39,15 @@ Points = npt.NDArray[np.uint8]
 
 
 def align(
-    transport: Transport, ids: Sequence[str], counts: Mapping[int, int]
+    transport: Transport, ids: Sequence[str], counts: Mapping[int, int], secret: bytes
 ) -> npt.NDArray[np.int64]:
     """This party's rows of the records that all have, in an order that is the same everywhere.
 
-    counts: how many records each other party said it has. Raises `DataError` if none are common.
+    counts: how many records each other party said it has. secret: 32 bytes, of this party alone;
+    a run that is resumed gives the same again, and gets the same order: pads belong to records.
+    Raises `DataError` if none are common.
     """
-    key = X25519PrivateKey.generate()
+    key = X25519PrivateKey.from_private_bytes(derive(secret, "alignment"))
     own = _blinded(key, _points(ids))
     order = np.lexsort(own.T[::-1])  # by value: random, as the key is
     members = sorted({transport.party, *counts})

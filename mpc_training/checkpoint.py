@@ -6,10 +6,11 @@ The step and the magic are authenticated with the content. The key is 32 bytes f
 system in a file of mode 0600 beside the checkpoints; it belongs to this party alone and is never
 sent.
 
-What is in it: the components of weights and velocity, the pairwise keys, and how far they are used
-up; so that a resumed run repeats, bit for bit, what it would have done. Repeating with *other* data
-or settings would use the same pads twice, which gives data away: so the digests of both are in it
-too, and `Checkpoints.read` refuses a state that was made for others.
+What is in it: the components of weights and velocity, the keys, how far they are used up, and in
+which order records were aligned; so that a resumed run repeats, bit for bit, what it would have
+done. Repeating with *other* data, settings or order would use the same pads twice, which gives data
+away: so digests of all three are in it too, and `Checkpoints.read` refuses a state that was made
+for other settings or data, and the session one for another order.
 """
 
 import json
@@ -40,7 +41,8 @@ KEPT = 3
 @dataclass(frozen=True, repr=False)
 class State:
     """step: how many steps are done. attempt: how often the run was rolled back. operation: draws
-    that are used up. keys: as agreed. arrays: components of weights and velocity."""
+    that are used up. keys: as agreed. arrays: components of weights and velocity.
+    aligned: digest of the records in their common order, where they were aligned by id."""
 
     step: int
     attempt: int
@@ -48,6 +50,7 @@ class State:
     learning_rate_factor: float
     keys: Keys
     arrays: tuple[Ring, ...]
+    aligned: str
 
 
 class Checkpoints:
@@ -82,6 +85,8 @@ class Checkpoints:
             "learning_rate_factor": state.learning_rate_factor,
             "pairs": {str(peer): key.hex() for peer, key in state.keys.pairs.items()},
             "common": state.keys.common.hex(),
+            "own": state.keys.own.hex(),
+            "aligned": state.aligned,
             "sizes": [array.size for array in state.arrays],
         }
         text = json.dumps(facts).encode()
@@ -146,8 +151,9 @@ class Checkpoints:
             facts["attempt"],
             facts["operation"],
             facts["learning_rate_factor"],
-            Keys(pairs, bytes.fromhex(facts["common"])),
+            Keys(pairs, bytes.fromhex(facts["common"]), bytes.fromhex(facts["own"])),
             tuple(arrays),
+            facts["aligned"],
         )
 
     def _path(self, step: int) -> Path:

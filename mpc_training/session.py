@@ -26,7 +26,14 @@ from mpc_training.alignment import align
 from mpc_training.batches import Batches
 from mpc_training.checkpoint import Checkpoints, State
 from mpc_training.connecting import connect
-from mpc_training.errors import BlowUp, DataError, Disagreement, FrameError, MPCError
+from mpc_training.errors import (
+    BlowUp,
+    CheckpointError,
+    DataError,
+    Disagreement,
+    FrameError,
+    MPCError,
+)
 from mpc_training.feed import Feed, check_fit, described
 from mpc_training.fixed_point import WEIGHT_BITS, Array
 from mpc_training.holdings import Holding
@@ -104,15 +111,16 @@ class _Session:
     ) -> None:
         self.run, self.store, self.progress = run, store, progress
         self.transport = transport
-        self.unacknowledged = 0
+        self.unacknowledged, self.aligned = 0, ""
         state, keys, facts = self._agree(holding, resume)
+        self.keys = state.keys if state else keys
         self.resumed_at = state.step if state else 0
         self.feed = self._open_feed(holding, facts)
         self.total = self.feed.batches.steps * run.recipe.epochs
         if run.steps is not None:
             self.total = min(self.total, run.steps)
         if state is None:
-            self._begin(keys)
+            self._begin()
         else:
             self._restore(state, state.attempt, state.learning_rate_factor)
 
@@ -164,7 +172,9 @@ class _Session:
             return None, int(note[0])
         here = self.transport.party
         others = {owner: facts[owner]["records"] for owner in facts if owner != here}
-        holding = holding.reordered(align(self.transport, list(holding.ids or ()), others))
+        ids = list(holding.ids or ())
+        holding = holding.reordered(align(self.transport, ids, others, self.keys.own))
+        self.aligned = hashlib.sha256(json.dumps(holding.ids).encode()).hexdigest()
         if here == 0 and HELPER not in facts:
             note[0] = holding.count
             self.transport.exchange({HELPER: [note]}, {})
@@ -172,16 +182,21 @@ class _Session:
 
     # ------------------------------------------------------------------ state
 
-    def _begin(self, keys: Keys) -> None:
-        self.keys, self.factor, self.step = keys, 1.0, 0
-        self.party = Party(self.transport.party, self.transport, keys)
+    def _begin(self) -> None:
+        self.factor, self.step = 1.0, 0
+        self.party = Party(self.transport.party, self.transport, self.keys)
         self.arithmetic = Replicated(self.party)
         first = self.run.network.first_weights(np.random.default_rng([self.run.seed]))
         self.trainer = Trainer.start(self.arithmetic, self.run.network, first)
 
     def _restore(self, state: State, attempt: int, factor: float) -> None:
-        self.keys, self.factor, self.step = state.keys, factor, state.step
-        self.party = Party(self.transport.party, self.transport, state.keys, attempt)
+        if state.aligned != self.aligned:
+            raise CheckpointError(
+                "the records were aligned in another order than that of the checkpoint, whose pads "
+                "must not serve others: start anew, without resuming"
+            )
+        self.factor, self.step = factor, state.step
+        self.party = Party(self.transport.party, self.transport, self.keys, attempt)
         self.party.operation = state.operation
         self.arithmetic = Replicated(self.party)
         w0, w1, v0, v1 = state.arrays
@@ -191,8 +206,9 @@ class _Session:
     def _snapshot(self) -> State:
         arrays = (*self.trainer.weights.parts, *self.trainer.velocity.parts)
         return State(
-            self.step, self.party.attempt, self.party.operation, self.factor, self.keys, arrays
-        )
+            self.step, self.party.attempt, self.party.operation, self.factor, self.keys, arrays,
+            self.aligned,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ training
 

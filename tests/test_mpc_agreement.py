@@ -41,7 +41,7 @@ def test_all_get_the_same_keys_by_pair_and_new_ones_each_time(three: list[Identi
 
 
 def test_keys_do_not_show_themselves() -> None:
-    assert "SECRET" not in repr(Keys({0: b"SECRET"}, b"SECRET"))
+    assert "SECRET" not in repr(Keys({0: b"SECRET"}, b"SECRET", b"SECRET"))
 
 
 def test_every_difference_is_said_on_every_side(three: list[Identity]) -> None:
@@ -65,13 +65,13 @@ def test_an_older_protocol_is_refused(
     real = agreement.write_hello
 
     def older(facts: dict[str, Any]) -> bytes:
-        return real({**facts, "protocol": 1 if facts["from"] else 2})
+        return real({**facts, "protocol": 1 if facts["from"] else 3})
 
     monkeypatch.setattr(agreement, "write_hello", older)
 
     def task(transport: TlsTransport) -> None:
         if transport.party == 0:
-            with pytest.raises(Disagreement, match="speaks protocol version 1, this one 2"):
+            with pytest.raises(Disagreement, match="speaks protocol version 1, this one 3"):
                 agree(transport, FACTS)
         else:
             with pytest.raises(PeerLeft):

@@ -17,7 +17,7 @@ KEYS = Keys({0: b"A" * 32, 2: b"B" * 32}, b"C" * 32)
 
 
 def state(step: int = 7) -> State:
-    return State(step, 1, 1234, 0.5, KEYS, ARRAYS)
+    return State(step, 1, 1234, 0.5, KEYS, ARRAYS, "order")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -27,6 +27,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(found.arrays, ARRAYS, strict=True))
     assert (found.step, found.attempt, found.operation) == (7, 1, 1234)
     assert (found.learning_rate_factor, found.keys) == (0.5, KEYS)
+    assert found.aligned == "order"
     assert list(store.states()) == [7]
 
 

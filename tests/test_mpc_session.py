@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpc_training import feed, sharing
 from mpc_training import session as session_module
 from mpc_training.batches import Batches
 from mpc_training.clear import Clear
 from mpc_training.connecting import Identity, listen
 from mpc_training.errors import (
     BlowUp,
+    CheckpointError,
     DataError,
     Disagreement,
     MPCError,
@@ -28,9 +30,11 @@ from mpc_training.errors import (
 from mpc_training.fixed_point import ACTIVATION_BITS, GRADIENT_BITS, Array
 from mpc_training.holdings import Holding
 from mpc_training.network import Linear, Network, Relu
+from mpc_training.party import Party
 from mpc_training.run import Endpoint, Progress, Report, Run
 from mpc_training.session import take_part
-from mpc_training.sharing import Disclosure
+from mpc_training.sharing import Disclosure, Entry
+from mpc_training.tensor import Tensor
 from mpc_training.training import Recipe, Trainer
 from mpc_training.transport import TlsTransport
 from tests.insecure_parties import in_threads
@@ -319,6 +323,71 @@ def test_a_killed_run_resumes_to_the_same_bits(
     other = reports(run(three, holdings, told))[0].weights
     assert other is not None and smooth[0].weights is not None
     assert other.tobytes() != smooth[0].weights.tobytes()  # a new run draws anew
+
+
+def columns() -> list[Holding]:
+    """The same records on each party, in orders of their own."""
+    x, y = table(100, 1)
+    made = []
+    for owner in range(3):
+        have = np.random.default_rng(owner).permutation(100)
+        labels = y[have] if owner == 0 else None
+        part = x[have, 2 * owner : 2 * owner + 2]
+        made.append(Holding("columns", part, labels, ids=tuple(f"r{k}" for k in have)))
+    return made
+
+
+Shared = dict[tuple[int, int, int], bytes]
+
+
+@pytest.fixture
+def shares(monkeypatch: pytest.MonkeyPatch) -> Shared:
+    """What each party holds of each entry after it was shared, by party, operation and place."""
+    found: Shared = {}
+
+    def spied(party: Party, entries: Sequence[Entry]) -> list[Tensor]:
+        made = sharing.share(party, entries)
+        for lane, one in enumerate(made):
+            content = b"".join(part.tobytes() for part in one.parts)
+            found[party.index, party.operation, lane] = content
+        return made
+
+    monkeypatch.setattr(feed, "share", spied)
+    return found
+
+
+def test_a_resumed_run_on_columns_uses_each_pad_for_the_same_record(
+    three: list[Identity], tmp_path: Path, shares: Shared
+) -> None:
+    """In another order the difference of two messages would be that of two records."""
+    folders = [tmp_path / str(index) for index in range(3)]
+    errors(run(three, columns(), RUN, folders=folders, watch=killer(5, 1)))
+    first = dict(shares)
+    shares.clear()
+    again = copies(folders, "again")
+    smooth = reports(run(three, columns(), RUN, folders=folders, resume=True))
+    repeated = first.keys() & shares.keys()
+    assert {index for index, _, _ in repeated} == {0, 1, 2} and len(repeated) >= 3 * 4
+    assert all(first[place] == shares[place] for place in repeated)
+    rough = reports(run(three, columns(), RUN, folders=again, resume=True))
+    for a, b in zip(smooth, rough, strict=True):
+        assert a.weights is not None and b.weights is not None and a.resumed_at == 4
+        assert a.weights.tobytes() == b.weights.tobytes()
+
+
+def test_records_in_another_order_than_the_checkpoint_s_are_refused(
+    three: list[Identity], tmp_path: Path, shares: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second lock, should alignment ever give another order: nothing is shared."""
+    folders = [tmp_path / str(index) for index in range(3)]
+    errors(run(three, columns(), RUN, folders=folders, watch=killer(3, 1)))
+    shares.clear()
+    real = session_module.align
+    monkeypatch.setattr(session_module, "align", lambda *given: real(*given)[::-1])
+    found = errors(run(three, columns(), RUN, folders=folders, resume=True))
+    assert any(isinstance(error, CheckpointError) for error in found)
+    assert any("aligned in another order" in str(error) for error in found)
+    assert not shares
 
 
 def test_resuming_needs_the_same_records_and_settings(
