@@ -62,11 +62,13 @@ def agree(transport: TlsTransport, facts: Mapping[str, Any]) -> tuple[Keys, dict
     answers = transport.greet({peer: greetings[peer] for peer in peers})
     heard = {peer: read_hello(answers[peer]) for peer in peers}
     _compare(party, facts, heard)
-    own = new_key()
+    offered = new_key()
     contributions = {peer: new_key() for peer in peers}
     sent = {
         peer: memoryview(
-            _proof(heard[peer]["nonce"], greetings[peer], answers[peer]) + contributions[peer] + own
+            _proof(heard[peer]["nonce"], greetings[peer], answers[peer])
+            + contributions[peer]
+            + offered
         )
         for peer in peers
     }
@@ -76,7 +78,7 @@ def agree(transport: TlsTransport, facts: Mapping[str, Any]) -> tuple[Keys, dict
         {peer: [content] for peer, content in sent.items()},
         {peer: [memoryview(content)] for peer, content in received.items()},
     )
-    pairs, commons = {}, {party: own}
+    pairs, commons = {}, {party: offered}
     for peer in peers:
         content = bytes(received[peer])
         nonce = json.loads(greetings[peer])["nonce"]

@@ -273,9 +273,14 @@ class _Session:
         return self.step == self.total or (every > 0 and self.step % every == 0)
 
     def _blown_up(self) -> bool:
-        choice = self.arithmetic.choice(self.trainer.blown_up())
-        opened = self._opened(self.arithmetic.number(choice)[..., :1], range(PARTIES))
-        return bool(opened is None or opened.any())
+        """Whether any logit of the last batch is out of range. Of the eight bits that say so, of
+        an eighth of the logits each, only their conjunction is opened."""
+        a = self.arithmetic
+        fine = a.number(a.choice(a.invert(self.trainer.blown_up())))
+        for half in (4, 2, 1):
+            fine = a.multiply(fine[..., :half], fine[..., half : 2 * half], 0)
+        opened = self._opened(fine, range(PARTIES))
+        return bool(opened is None or not opened.all())
 
     def _roll_back(self, good: State, rollbacks: int) -> None:
         """Back to the last state that was fine, at half the learning rate and with other pads."""

@@ -113,11 +113,25 @@ def test_a_replayed_greeting_is_refused(three: list[Identity]) -> None:
 
 
 def test_no_key_is_on_the_wire(three: list[Identity]) -> None:
+    """Nor what keys are made of, which two frames of KEYS carry inside TLS."""
+    said: list[bytes] = []
+
     def task(transport: TlsTransport) -> Keys:
+        real = transport.frames
+
+        def frames(kind: Any, send: Any, receive: Any) -> None:
+            if kind is agreement.Kind.KEYS:
+                said.extend(bytes(view) for views in send.values() for view in views)
+            real(kind, send, receive)
+
+        transport.frames = frames  # type: ignore[method-assign]
         return agree(transport, FACTS)[0]
 
     (keys, _), wire = wired(three[:2], task)
-    assert bytes(keys.pairs[1]) not in wire.recorded and keys.common not in wire.recorded
+    pieces = [content[start : start + 32] for content in said for start in (0, 32, 64)]
+    assert len(set(pieces)) == 6 and all(len(piece) == 32 for piece in pieces)
+    for piece in (*pieces, keys.pairs[1], keys.common, keys.own):
+        assert piece not in wire.recorded
     assert b"records" not in wire.recorded and len(wire.recorded) > 1000
 
 

@@ -31,13 +31,15 @@ from mpc_training.fixed_point import ACTIVATION_BITS, GRADIENT_BITS, Array
 from mpc_training.holdings import Holding
 from mpc_training.network import Linear, Network, Relu
 from mpc_training.party import Party
+from mpc_training.replicated import Replicated
 from mpc_training.run import Endpoint, Progress, Report, Run
 from mpc_training.session import take_part
 from mpc_training.sharing import Disclosure, Entry
+from mpc_training.softmax import Outcome
 from mpc_training.tensor import Tensor
 from mpc_training.training import Recipe, Trainer
 from mpc_training.transport import TlsTransport
-from tests.insecure_parties import in_threads
+from tests.insecure_parties import in_threads, together
 from tests.tls_parties import addresses_of, make_identities
 
 NETWORK = Network((Linear(6, 5), Relu(), Linear(5, 3)), (6,))
@@ -415,6 +417,63 @@ def test_checkpoints_of_different_sessions_are_not_mixed(
     mixed = [folders[0], old[1], folders[2]]
     found = errors(run(three, rows(), chosen, folders=mixed, resume=True))
     assert any("no checkpoint is common" in str(error) for error in found)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 8, 10, 16])
+def test_a_blow_up_in_any_column_is_noticed(classes: int) -> None:
+    """Each bit tells of an eighth of the logits: of every eighth class, where 8 divides classes."""
+    network = Network((Linear(1, classes),), (1,))
+
+    def part(party: Party) -> list[bool]:
+        session = object.__new__(session_module._Session)
+        session.party, session.unacknowledged = party, 0
+        session.arithmetic = Replicated(party)
+        session.trainer = Trainer.start(session.arithmetic, network, np.zeros(network.size))
+        found = []
+        for column in range(-1, classes):
+            logits = np.zeros((16, classes))
+            if column >= 0:
+                logits[5, column] = -8000.0
+            x = session.arithmetic.public(logits, ACTIVATION_BITS)
+            session.trainer.outcome = Outcome(x, x, x, x)
+            found.append(session._blown_up())
+        return found
+
+    assert together(part) == [[False, *[True] * classes]] * 3
+
+
+@pytest.mark.parametrize("careless", [False, True])
+def test_a_rollback_uses_no_pad_again(
+    three: list[Identity], monkeypatch: pytest.MonkeyPatch, careless: bool
+) -> None:
+    """The same two steps are made twice, the second time at another rate: no message repeats. With
+    the pads of the first attempt, messages do."""
+    judged: set[int] = set()
+
+    def once(session: session_module._Session) -> bool:
+        first = session.party.index not in judged
+        judged.add(session.party.index)
+        return first
+
+    received: dict[int, list[bytes]] = {0: [], 1: [], 2: []}
+    exchange = TlsTransport.exchange
+
+    def recorded(transport: TlsTransport, send: Any, receive: Any) -> None:
+        exchange(transport, send, receive)
+        for arrays in receive.values():
+            received[transport.party] += [a.tobytes() for a in arrays if a.nbytes >= 64]
+
+    monkeypatch.setattr(session_module._Session, "_blown_up", once)
+    monkeypatch.setattr(TlsTransport, "exchange", recorded)
+    if careless:
+        monkeypatch.setattr(
+            session_module, "Party", lambda i, t, keys, attempt=0: Party(i, t, keys)
+        )
+    chosen = replace(RUN, steps=2, disclosure=Disclosure(()))
+    assert [report.rollbacks for report in reports(run(three, rows(), chosen))] == [1] * 3
+    for party in (0, 1):
+        assert len(received[party]) > 20
+        assert (len(set(received[party])) < len(received[party])) == careless
 
 
 def test_a_blow_up_is_rolled_back_or_said(
