@@ -7,6 +7,7 @@ sending and receiving goes on at once in one thread, so two parties that send to
 wait for each other for ever, however little the sockets hold.
 """
 
+import math
 import select
 import ssl
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ class TlsTransport:
 
     def __init__(self, party: int, links: Mapping[int, ssl.SSLSocket], timeout: float) -> None:
         self.party, self.timeout = party, timeout
+        self._deadline = math.inf
         self.traffic = Traffic()
         self._links = {peer: Link(peer, stream) for peer, stream in links.items()}
 
@@ -98,6 +100,11 @@ class TlsTransport:
         )
         return {peer: bytes(heard[peer][: int(lengths[peer][0])]) for peer in greetings}
 
+    def limit(self, seconds: float) -> None:
+        """From now on, all there is to send and receive must be through within this time, however
+        steadily bytes move; until the next limit. A peer that is no party may drip them."""
+        self._deadline = monotonic() + seconds
+
     def wait(self, peer: int) -> None:
         """Until a peer sends something or goes away; however long it takes."""
         link = self._links[peer]
@@ -118,16 +125,20 @@ class TlsTransport:
             waiting = [link for link in links if link.outgoing or link.incoming]
             if not waiting:
                 return
-            if moved:
-                moved_at = monotonic()
-                continue
-            left = self.timeout - (monotonic() - moved_at)
-            if left <= 0 or not _ready(waiting, left):
-                names = ", ".join(str(link.peer) for link in waiting)
-                raise PeerStalled(
-                    f"nothing moved for {self.timeout:g} s: party {names} is connected and silent; "
-                    "see whether it still runs, and resume all parties from the last checkpoint"
-                )
+            now = monotonic()
+            moved_at = now if moved else moved_at
+            end = min(moved_at + self.timeout, self._deadline)
+            if now >= end or not (moved or _ready(waiting, end - now)):
+                raise self._stalled(waiting)
+
+    def _stalled(self, waiting: Sequence[Link]) -> PeerStalled:
+        names = ", ".join(str(link.peer) for link in waiting)
+        if monotonic() >= self._deadline:
+            return PeerStalled(f"party {names} is too slow: its time is over")
+        return PeerStalled(
+            f"nothing moved for {self.timeout:g} s: party {names} is connected and silent; "
+            "see whether it still runs, and resume all parties from the last checkpoint"
+        )
 
     def stop(self, reason: str) -> None:
         """Tell the others why, as far as that is possible, and close every connection."""
