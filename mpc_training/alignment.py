@@ -48,10 +48,10 @@ def align(
     Raises `DataError` if none are common.
     """
     key = X25519PrivateKey.from_private_bytes(derive(secret, "alignment"))
-    own = _blinded(key, _points(ids))
-    order = np.lexsort(own.T[::-1])  # by value: random, as the key is
     members = sorted({transport.party, *counts})
     sizes = {**counts, transport.party: len(ids)}
+    own = _own(transport, ids, key, sizes)
+    order = np.lexsort(own.T[::-1])  # by value: random, as the key is
     complete = _all_blinded(transport, key, own[order], members, sizes)
     shared = set.intersection(*({bytes(row) for row in complete[owner]} for owner in members))
     if not shared:
@@ -61,6 +61,18 @@ def align(
         )
     place = {bytes(row): int(at) for row, at in zip(complete[transport.party], order, strict=True)}
     return np.array([place[name] for name in sorted(shared)], np.int64)
+
+
+def _own(
+    transport: Transport, ids: Sequence[str], key: X25519PrivateKey, sizes: Mapping[int, int]
+) -> Points:
+    """This party's blinded ids; after each block an empty message tells that it is at work."""
+    others: dict[int, list[Points]] = {peer: [] for peer in sizes if peer != transport.party}
+    blocks = []
+    for start in range(0, max(sizes.values()), _BLOCK):
+        blocks.append(_blinded(key, _points(ids[start : start + _BLOCK])))
+        transport.exchange(others, others)
+    return np.concatenate(blocks)
 
 
 def _all_blinded(

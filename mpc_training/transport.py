@@ -9,7 +9,9 @@ wait for each other for ever, however little the sockets hold.
 
 import math
 import select
+import socket
 import ssl
+import sys
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, Protocol
@@ -44,6 +46,8 @@ class TlsTransport:
         self.party, self.timeout = party, timeout
         self._deadline = math.inf
         self.traffic = Traffic()
+        for stream in links.values():
+            _watch(stream, timeout)
         self._links = {peer: Link(peer, stream) for peer, stream in links.items()}
 
     def exchange(self, send: Outgoing, receive: Incoming) -> None:
@@ -149,6 +153,17 @@ class TlsTransport:
         """Close every connection."""
         for link in self._links.values():
             link.close()
+
+
+def _watch(stream: ssl.SSLSocket, timeout: float) -> None:
+    """Let the operating system find a peer whose machine or network is gone: waiting for it, which
+    may last for ever, then ends."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        seconds = max(1, math.ceil(timeout / 2))
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(1000 * timeout))
 
 
 def _view(array: Buffer) -> memoryview:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import queue
+import threading
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +68,27 @@ def test_the_order_is_that_of_the_secrets() -> None:
     first = aligned(lists, secrets)[0]
     assert aligned(lists, secrets)[0] == first
     assert aligned(lists, [*secrets[:2], b"x" * 32])[0] != first
+
+
+def test_no_party_is_silent_for_more_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own points too are blinded between messages, or a million ids would exceed a time-out."""
+    silent, longest = threading.local(), []
+    real_blinded, real_exchange = alignment._blinded, InsecureQueues.exchange
+
+    def blinded(key: X25519PrivateKey, points: alignment.Points) -> alignment.Points:
+        silent.points = getattr(silent, "points", 0) + len(points)
+        longest.append(silent.points)
+        return real_blinded(key, points)
+
+    def exchange(transport: InsecureQueues, send: Any, receive: Any) -> None:
+        silent.points = 0
+        real_exchange(transport, send, receive)
+
+    monkeypatch.setattr(alignment, "_BLOCK", 3)
+    monkeypatch.setattr(alignment, "_blinded", blinded)
+    monkeypatch.setattr(InsecureQueues, "exchange", exchange)
+    aligned([[str(k) for k in range(start, 20)] for start in (0, 5, 9)])
+    assert max(longest) == 3
 
 
 def test_many_blocks_of_different_lengths(monkeypatch: pytest.MonkeyPatch) -> None:

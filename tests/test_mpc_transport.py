@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -129,6 +130,18 @@ def test_nothing_readable_is_on_the_wire(three: Pair) -> None:
 
 
 # ---------------------------------------------------------------------------- what does not
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="these options are Linux's")
+def test_the_operating_system_looks_whether_a_peer_is_there(three: Pair) -> None:
+    def task(transport: TlsTransport) -> tuple[int, int]:
+        stream = transport._links[1 - transport.party].stream
+        return (
+            stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+            stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+        )
+
+    assert connected(three[:2], task, timeout=7.5) == [(1, 7500)] * 2
 
 
 def test_idle_strangers_do_not_stop_a_run(three: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
