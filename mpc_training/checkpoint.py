@@ -16,9 +16,11 @@ for other settings or data, and the session one for another order.
 import json
 import os
 import struct
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -164,6 +166,18 @@ class Checkpoints:
             if path != self._path(newest):
                 with suppress(OSError):
                     path.unlink()
+
+
+def newest_common(named: Mapping[str, str], others: Iterable[Any]) -> int | None:
+    """The last step that everyone names alike. named: of this party, by step; others: what each
+    other one says, which may be anything."""
+    told = list(others)
+    steps = [
+        int(step)
+        for step, name in named.items()
+        if all(isinstance(theirs, dict) and theirs.get(step) == name for theirs in told)
+    ]
+    return max(steps, default=None)
 
 
 def _own_key(path: Path) -> bytes:

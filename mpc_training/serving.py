@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from mpc_training.agreement import agree
-from mpc_training.checkpoint import Checkpoints, State
+from mpc_training.checkpoint import Checkpoints, State, newest_common
 from mpc_training.connecting import Address, Identity, answer, call, connect
 from mpc_training.errors import CheckpointError, Disagreement, MPCError, Unreachable
 from mpc_training.fixed_point import ACTIVATION_BITS, WEIGHT_BITS, Array, decode, encode
@@ -108,12 +108,10 @@ class _Server:
         states = checkpoints.states()
         named = {str(step): name for step, name in states.items()}
         keys, told = agree(transport, {"run": {**run.facts, "serving": True}, "own": named})
-        shared = set(named.items())
-        for theirs in told.values():
-            shared &= set(theirs.items()) if isinstance(theirs, dict) else set()
-        if not shared:
+        step = newest_common(named, told.values())
+        if step is None:
             raise Disagreement(["no checkpoint is common to all parties: train first"])
-        state: State = checkpoints.read(max(int(step) for step, _ in shared))
+        state: State = checkpoints.read(step)
         if len(state.arrays) != 4 or state.arrays[0].size != run.network.size:
             raise CheckpointError("the checkpoint is of another network: train again")
         self.network, self.transport = run.network, transport

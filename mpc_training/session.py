@@ -24,7 +24,7 @@ import numpy as np
 from mpc_training.agreement import PROTOCOL, Keys, agree
 from mpc_training.alignment import align
 from mpc_training.batches import Batches
-from mpc_training.checkpoint import Checkpoints, State
+from mpc_training.checkpoint import Checkpoints, State, newest_common
 from mpc_training.connecting import connect
 from mpc_training.errors import (
     BlowUp,
@@ -141,14 +141,12 @@ class _Session:
         found = {owner: told[owner] for owner in owners}
         if not resume or self.store is None:
             return None, keys, found
-        shared = set(named.items())
-        for theirs in told.values():
-            shared &= set(theirs["checkpoints"].items())
-        if not shared:
+        step = newest_common(named, (theirs["checkpoints"] for theirs in told.values()))
+        if step is None:
             raise Disagreement(
                 ["no checkpoint is common to all parties: start anew, without resuming"]
             )
-        return self.store.read(max(int(step) for step, _ in shared)), keys, found
+        return self.store.read(step), keys, found
 
     def _open_feed(self, holding: Holding | None, facts: dict[int, Any]) -> Feed:
         counts = tuple(facts[owner]["records"] for owner in sorted(facts))

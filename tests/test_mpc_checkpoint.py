@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mpc_training.agreement import Keys
-from mpc_training.checkpoint import KEPT, Checkpoints, State
+from mpc_training.checkpoint import KEPT, Checkpoints, State, newest_common
 from mpc_training.errors import CheckpointError
 
 ARRAYS = tuple(np.arange(k, k + 50, dtype=np.uint64) for k in range(4))
@@ -98,6 +98,13 @@ def test_old_ones_go(tmp_path: Path) -> None:
     assert sorted(store.states()) == list(range(8 - KEPT, 8))
     with pytest.raises(CheckpointError, match="cannot be read"):
         store.read(1)
+
+
+def test_the_newest_common_step_whatever_others_say() -> None:
+    named = {"2": "a", "4": "b", "6": "c"}
+    assert newest_common(named, [{"2": "a", "4": "b", "6": "x"}, named]) == 4
+    for said in (None, [], {}, {"6": ["c"]}, {"6": {"c": 1}}, {"8": "c"}):
+        assert newest_common(named, [named, said]) is None
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:

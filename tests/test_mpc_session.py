@@ -258,6 +258,18 @@ def test_data_that_do_not_fit_together(three: list[Identity], change: str, said:
                 raise error
 
 
+def test_a_shape_that_is_none() -> None:
+    """Sides whose product is a network's size modulo 2^64, and too many of them."""
+    facts = {"kind": "rows", "records": 5, "labels": True, "checkpoints": {}}
+    for shape, said in (
+        ([2**16, 2**16, 2**16, 2**16], "the network takes"),
+        ([6, 1, 1, 1, 1], "does not describe its data"),
+    ):
+        told = {party: {**facts, "shape": shape} for party in range(3)}
+        with pytest.raises(Disagreement, match=said):
+            feed.check_fit(NETWORK, told, range(3))
+
+
 def test_no_common_record(three: list[Identity]) -> None:
     x, y = table(20, 0)
     parts = [
