@@ -162,10 +162,12 @@ class Checkpoints:
         return self.folder / f"step-{step:09d}.checkpoint"
 
     def _forget(self, newest: int) -> None:
-        for path in sorted(self.folder.glob("step-*.checkpoint"))[:-KEPT]:
-            if path != self._path(newest):
-                with suppress(OSError):
-                    path.unlink()
+        """All but the last of those up to the newest; later ones are of a session before it."""
+        paths = sorted(self.folder.glob("step-*.checkpoint"))
+        own = [path for path in paths if path <= self._path(newest)]
+        for path in {*paths} - {*own[-KEPT:]}:
+            with suppress(OSError):
+                path.unlink()
 
 
 def newest_common(named: Mapping[str, str], others: Iterable[Any]) -> int | None:

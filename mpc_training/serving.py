@@ -81,7 +81,7 @@ def serve(
         endpoint.index, endpoint.addresses, endpoint.identity, endpoint.listener, endpoint.timeout
     )
     try:
-        server = _Server(run, checkpoints, transport, endpoint.identity, door)
+        server = _Server(run, checkpoints, transport, endpoint, door)
         ready()
         count = 0
         while queries is None or count < queries:
@@ -102,12 +102,13 @@ class _Server:
         run: Run,
         checkpoints: Checkpoints,
         transport: TlsTransport,
-        identity: Identity,
+        endpoint: Endpoint,
         door: Door,
     ) -> None:
         states = checkpoints.states()
         named = {str(step): name for step, name in states.items()}
-        keys, told = agree(transport, {"run": {**run.facts, "serving": True}, "own": named})
+        agreed = {**run.facts, "certificates": endpoint.certificates, "serving": True}
+        keys, told = agree(transport, {"run": agreed, "own": named})
         step = newest_common(named, told.values())
         if step is None:
             raise Disagreement(["no checkpoint is common to all parties: train first"])
@@ -115,7 +116,7 @@ class _Server:
         if len(state.arrays) != 4 or state.arrays[0].size != run.network.size:
             raise CheckpointError("the checkpoint is of another network: train again")
         self.network, self.transport = run.network, transport
-        self.identity, self.door = identity, door
+        self.identity, self.door = endpoint.identity, door
         self.patience = min(_TURN_SECONDS, transport.timeout / 4)  # three in a row are waited for
         self.party = Party(transport.party, transport, keys)
         self.arithmetic = Replicated(self.party)

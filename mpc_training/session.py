@@ -73,7 +73,7 @@ def take_part(
         endpoint.index, endpoint.addresses, endpoint.identity, endpoint.listener, endpoint.timeout
     )
     try:
-        return _Session(run, holding, transport, store, resume, progress).train()
+        return _Session(run, holding, transport, store, endpoint, resume, progress).train()
     except MPCError as error:
         transport.stop(_told(error))
         raise
@@ -106,13 +106,14 @@ class _Session:
         holding: Holding | None,
         transport: TlsTransport,
         store: Checkpoints | None,
+        endpoint: Endpoint,
         resume: bool,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.run, self.store, self.progress = run, store, progress
         self.transport = transport
         self.unacknowledged, self.aligned = 0, ""
-        state, keys, facts = self._agree(holding, resume)
+        state, keys, facts = self._agree(holding, endpoint, resume)
         self.keys = state.keys if state else keys
         self.resumed_at = state.step if state else 0
         self.feed = self._open_feed(holding, facts)
@@ -127,14 +128,14 @@ class _Session:
     # ------------------------------------------------------------------ agreeing
 
     def _agree(
-        self, holding: Holding | None, resume: bool
+        self, holding: Holding | None, endpoint: Endpoint, resume: bool
     ) -> tuple[State | None, Keys, dict[int, Any]]:
         """The state to go on from, keys, and what is known of each owner's records."""
         states = self.store.states() if resume and self.store else {}
         named = {str(step): name for step, name in states.items()}
         own = {**described(holding), "checkpoints": named}
-        facts = {"run": {**self.run.facts, "resume": resume}, "own": own}
-        keys, told = agree(self.transport, facts)
+        agreed = {**self.run.facts, "certificates": endpoint.certificates, "resume": resume}
+        keys, told = agree(self.transport, {"run": agreed, "own": own})
         told = {**told, self.transport.party: own}
         owners = range(self.run.owners)
         check_fit(self.run.network, told, owners)

@@ -100,6 +100,15 @@ def test_old_ones_go(tmp_path: Path) -> None:
         store.read(1)
 
 
+def test_later_ones_of_a_session_before_go(tmp_path: Path) -> None:
+    """They would push out the new session's."""
+    Checkpoints(tmp_path, "run before", "data").write(state(90))
+    store = Checkpoints(tmp_path, "run", "data")
+    for step in range(1, 4):
+        store.write(state(step))
+    assert sorted(store.states()) == [1, 2, 3] and len(list(tmp_path.glob("step-*"))) == 3
+
+
 def test_the_newest_common_step_whatever_others_say() -> None:
     named = {"2": "a", "4": "b", "6": "c"}
     assert newest_common(named, [{"2": "a", "4": "b", "6": "x"}, named]) == 4

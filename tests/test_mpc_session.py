@@ -225,6 +225,17 @@ def test_parties_that_were_told_different_things(three: list[Identity]) -> None:
     assert any('"seed": 5 here, 6 at party 1' in str(error) for error in found)
 
 
+def test_certificates_that_differ(three: list[Identity]) -> None:
+    """Of a third party, which the other two were told differently about."""
+    addresses = addresses_of(three, [1, 2, 3])
+    with listen("127.0.0.1", 0) as listener:
+        told = {
+            Endpoint(0, chosen, three[0], listener, 1.0).certificates
+            for chosen in (addresses, [*addresses[:2], addresses[0]], addresses[::-1])
+        }
+    assert len(told) == 3
+
+
 def wrong(change: str) -> list[Holding]:
     x, y = table(60, 3)
     ids = tuple(map(str, range(60)))
