@@ -11,8 +11,9 @@ the order of the blinded ids, which says nothing about anyone's own order. The c
 `cryptography`; ours is only the choice of a point on it, by SHA-256 and trial: hashes that are no
 coordinate of the curve are drawn again, so that a blinded id does not show even that bit.
 
-**What leaks**: how many records each party has, and which of *its own records* every single other
-party has too. Guessing does not help: an id that a party does not have cannot be tested, as the
+**What leaks**: how many records each party has, which of *its own records* every single other party
+has too, and how many records two others share that it has not.
+Guessing does not help: an id that a party does not have cannot be tested, as the
 others' keys are needed for it. Guarantee: semi-honest parties, as far as decisional Diffie-Hellman
 is hard on Curve25519 and SHA-256 behaves as a random function. A party that lies about its ids can
 test as many as it says it has. Nobody outside the parties learns anything: all of it travels inside
