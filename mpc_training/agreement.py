@@ -19,7 +19,7 @@ those later reads nothing of what was recorded (TLS 1.3 agrees on fresh keys in 
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mpc_training.errors import Disagreement, FrameError
@@ -27,7 +27,7 @@ from mpc_training.randomness import KEY_BYTES, agreed_key, new_key
 from mpc_training.transport import TlsTransport
 from mpc_training.wire import Kind, read_hello, write_hello
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised with every change of what parties send each other."""
 _PROOF_BYTES = 32
 _MAX_SHOWN = 80
@@ -37,11 +37,12 @@ _MAX_SHOWN = 80
 class Keys:
     """What a party shares with each other one, with all, and with nobody; 32 bytes each.
 
-    A party's own key is fresh from its operating system.
+    own: nobody else's, fresh from the operating system.
     """
 
     pairs: Mapping[int, bytes]
     common: bytes
+    own: bytes = field(default_factory=new_key)
 
 
 def agree(transport: TlsTransport, facts: Mapping[str, Any]) -> tuple[Keys, dict[int, Any]]:
@@ -61,11 +62,13 @@ def agree(transport: TlsTransport, facts: Mapping[str, Any]) -> tuple[Keys, dict
     answers = transport.greet({peer: greetings[peer] for peer in peers})
     heard = {peer: read_hello(answers[peer]) for peer in peers}
     _compare(party, facts, heard)
-    own = new_key()
+    offered = new_key()
     contributions = {peer: new_key() for peer in peers}
     sent = {
         peer: memoryview(
-            _proof(heard[peer]["nonce"], greetings[peer], answers[peer]) + contributions[peer] + own
+            _proof(heard[peer]["nonce"], greetings[peer], answers[peer])
+            + contributions[peer]
+            + offered
         )
         for peer in peers
     }
@@ -75,7 +78,7 @@ def agree(transport: TlsTransport, facts: Mapping[str, Any]) -> tuple[Keys, dict
         {peer: [content] for peer, content in sent.items()},
         {peer: [memoryview(content)] for peer, content in received.items()},
     )
-    pairs, commons = {}, {party: own}
+    pairs, commons = {}, {party: offered}
     for peer in peers:
         content = bytes(received[peer])
         nonce = json.loads(greetings[peer])["nonce"]

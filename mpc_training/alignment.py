@@ -1,7 +1,7 @@
 """Which records several parties have in common: a private set intersection of their ids.
 
-Each party has a fresh secret key k, and blinds points: kP by X25519 (RFC 7748), of which nobody
-without k can tell kP from a random point. With H(id) a point that everyone can compute:
+Each party has a secret key k, fresh for each run, and blinds points: kP by X25519 (RFC 7748), which
+nobody without k can tell from a random point. With H(id) a point that everyone can compute:
 
     each party sends kᵢH(id) for all its ids, in random order; every other one blinds them once
     more, and all get all ids blinded with all keys, k₀k₁k₂H(id), equal exactly where ids are
@@ -11,8 +11,9 @@ the order of the blinded ids, which says nothing about anyone's own order. The c
 `cryptography`; ours is only the choice of a point on it, by SHA-256 and trial: hashes that are no
 coordinate of the curve are drawn again, so that a blinded id does not show even that bit.
 
-**What leaks**: how many records each party has, and which of *its own records* every single other
-party has too. Guessing does not help: an id that a party does not have cannot be tested, as the
+**What leaks**: how many records each party has, which of *its own records* every single other party
+has too, and how many records two others share that it has not.
+Guessing does not help: an id that a party does not have cannot be tested, as the
 others' keys are needed for it. Guarantee: semi-honest parties, as far as decisional Diffie-Hellman
 is hard on Curve25519 and SHA-256 behaves as a random function. A party that lies about its ids can
 test as many as it says it has. Nobody outside the parties learns anything: all of it travels inside
@@ -27,6 +28,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from mpc_training.errors import DataError, FrameError
+from mpc_training.randomness import derive
 from mpc_training.transport import Transport
 
 POINT_BYTES = 32
@@ -38,17 +40,19 @@ Points = npt.NDArray[np.uint8]
 
 
 def align(
-    transport: Transport, ids: Sequence[str], counts: Mapping[int, int]
+    transport: Transport, ids: Sequence[str], counts: Mapping[int, int], secret: bytes
 ) -> npt.NDArray[np.int64]:
     """This party's rows of the records that all have, in an order that is the same everywhere.
 
-    counts: how many records each other party said it has. Raises `DataError` if none are common.
+    counts: how many records each other party said it has. secret: 32 bytes, of this party alone;
+    a run that is resumed gives the same again, and gets the same order: pads belong to records.
+    Raises `DataError` if none are common.
     """
-    key = X25519PrivateKey.generate()
-    own = _blinded(key, _points(ids))
-    order = np.lexsort(own.T[::-1])  # by value: random, as the key is
+    key = X25519PrivateKey.from_private_bytes(derive(secret, "alignment"))
     members = sorted({transport.party, *counts})
     sizes = {**counts, transport.party: len(ids)}
+    own = _own(transport, ids, key, sizes)
+    order = np.lexsort(own.T[::-1])  # by value: random, as the key is
     complete = _all_blinded(transport, key, own[order], members, sizes)
     shared = set.intersection(*({bytes(row) for row in complete[owner]} for owner in members))
     if not shared:
@@ -58,6 +62,18 @@ def align(
         )
     place = {bytes(row): int(at) for row, at in zip(complete[transport.party], order, strict=True)}
     return np.array([place[name] for name in sorted(shared)], np.int64)
+
+
+def _own(
+    transport: Transport, ids: Sequence[str], key: X25519PrivateKey, sizes: Mapping[int, int]
+) -> Points:
+    """This party's blinded ids; after each block an empty message tells that it is at work."""
+    others: dict[int, list[Points]] = {peer: [] for peer in sizes if peer != transport.party}
+    blocks = []
+    for start in range(0, max(sizes.values()), _BLOCK):
+        blocks.append(_blinded(key, _points(ids[start : start + _BLOCK])))
+        transport.exchange(others, others)
+    return np.concatenate(blocks)
 
 
 def _all_blinded(

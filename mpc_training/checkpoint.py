@@ -6,18 +6,21 @@ The step and the magic are authenticated with the content. The key is 32 bytes f
 system in a file of mode 0600 beside the checkpoints; it belongs to this party alone and is never
 sent.
 
-What is in it: the components of weights and velocity, the pairwise keys, and how far they are used
-up; so that a resumed run repeats, bit for bit, what it would have done. Repeating with *other* data
-or settings would use the same pads twice, which gives data away: so the digests of both are in it
-too, and `Checkpoints.read` refuses a state that was made for others.
+What is in it: the components of weights and velocity, the keys, how far they are used up, and in
+which order records were aligned; so that a resumed run repeats, bit for bit, what it would have
+done. Repeating with *other* data, settings or order would use the same pads twice, which gives data
+away: so digests of all three are in it too, and `Checkpoints.read` refuses a state that was made
+for other settings or data, and the session one for another order.
 """
 
 import json
 import os
 import struct
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -40,7 +43,8 @@ KEPT = 3
 @dataclass(frozen=True, repr=False)
 class State:
     """step: how many steps are done. attempt: how often the run was rolled back. operation: draws
-    that are used up. keys: as agreed. arrays: components of weights and velocity."""
+    that are used up. keys: as agreed. arrays: components of weights and velocity.
+    aligned: digest of the records in their common order, where they were aligned by id."""
 
     step: int
     attempt: int
@@ -48,6 +52,7 @@ class State:
     learning_rate_factor: float
     keys: Keys
     arrays: tuple[Ring, ...]
+    aligned: str
 
 
 class Checkpoints:
@@ -82,6 +87,8 @@ class Checkpoints:
             "learning_rate_factor": state.learning_rate_factor,
             "pairs": {str(peer): key.hex() for peer, key in state.keys.pairs.items()},
             "common": state.keys.common.hex(),
+            "own": state.keys.own.hex(),
+            "aligned": state.aligned,
             "sizes": [array.size for array in state.arrays],
         }
         text = json.dumps(facts).encode()
@@ -146,18 +153,33 @@ class Checkpoints:
             facts["attempt"],
             facts["operation"],
             facts["learning_rate_factor"],
-            Keys(pairs, bytes.fromhex(facts["common"])),
+            Keys(pairs, bytes.fromhex(facts["common"]), bytes.fromhex(facts["own"])),
             tuple(arrays),
+            facts["aligned"],
         )
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}.checkpoint"
 
     def _forget(self, newest: int) -> None:
-        for path in sorted(self.folder.glob("step-*.checkpoint"))[:-KEPT]:
-            if path != self._path(newest):
-                with suppress(OSError):
-                    path.unlink()
+        """All but the last of those up to the newest; later ones are of a session before it."""
+        paths = sorted(self.folder.glob("step-*.checkpoint"))
+        own = [path for path in paths if path <= self._path(newest)]
+        for path in {*paths} - {*own[-KEPT:]}:
+            with suppress(OSError):
+                path.unlink()
+
+
+def newest_common(named: Mapping[str, str], others: Iterable[Any]) -> int | None:
+    """The last step that everyone names alike. named: of this party, by step; others: what each
+    other one says, which may be anything."""
+    told = list(others)
+    steps = [
+        int(step)
+        for step, name in named.items()
+        if all(isinstance(theirs, dict) and theirs.get(step) == name for theirs in told)
+    ]
+    return max(steps, default=None)
 
 
 def _own_key(path: Path) -> bytes:

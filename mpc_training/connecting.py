@@ -109,17 +109,18 @@ def answer(
     deadline = monotonic() + patience
     while True:
         left = deadline - monotonic()
-        listener.settimeout(min(max(left, 0.01), _IDLE_SECONDS))
+        if left <= 0:  # however many strangers keep coming
+            raise Unreachable(f"nobody called within {patience:g} s")
+        listener.settimeout(min(left, _IDLE_SECONDS))
         try:
             plain, _ = listener.accept()
         except TimeoutError:
-            if left > _IDLE_SECONDS:
-                continue
-            raise Unreachable(f"nobody called within {patience:g} s") from None
+            continue
         except OSError as error:
             raise Unreachable(f"the listening socket failed ({error.strerror})") from None
         try:
-            stream = _shake(settings, plain, server_side=True, deadline=monotonic() + timeout)
+            shaken = min(deadline, monotonic() + timeout)
+            stream = _shake(settings, plain, server_side=True, deadline=shaken)
         except OSError:
             plain.close()
             continue
@@ -154,9 +155,19 @@ def _call(peer: int, address: Address, identity: Identity, deadline: float) -> s
     settings = context(ssl.PROTOCOL_TLS_CLIENT, identity, [address.certificate])
     while True:
         try:
-            left = deadline - monotonic()
-            plain = socket.create_connection((address.host, address.port), max(left, 0.01))
-            break
+            plain = socket.create_connection((address.host, address.port), _left(deadline))
+            try:
+                stream = _shake(settings, plain, server_side=False, deadline=deadline)
+                break
+            except TimeoutError:  # busy with others, strangers perhaps
+                plain.close()
+                raise
+            except OSError as error:
+                plain.close()
+                raise NotAuthentic(
+                    f"whoever answers at {address.host}:{address.port} is not party {peer} "
+                    f"({_why(error)}): compare its certificate with the one in the settings"
+                ) from None
         except OSError as error:
             if monotonic() + _RETRY_SECONDS >= deadline or error.errno == errno.EACCES:
                 raise Unreachable(
@@ -164,14 +175,6 @@ def _call(peer: int, address: Address, identity: Identity, deadline: float) -> s
                     f"({error.strerror or error}): start it, or correct its address"
                 ) from None
             sleep(_RETRY_SECONDS)
-    try:
-        stream = _shake(settings, plain, server_side=False, deadline=deadline)
-    except OSError as error:
-        plain.close()
-        raise NotAuthentic(
-            f"whoever answers at {address.host}:{address.port} is not party {peer} "
-            f"({_why(error)}): compare its certificate with the one in the settings"
-        ) from None
     if stream.getpeercert(binary_form=True) != address.certificate:
         stream.close()
         raise NotAuthentic(
@@ -192,8 +195,8 @@ def _answer(
     settings = context(ssl.PROTOCOL_TLS_SERVER, identity, list(expected))
     refused: list[str] = []
     while expected:
-        listener.settimeout(max(deadline - monotonic(), 0.01))
         try:
+            listener.settimeout(_left(deadline))
             plain, _ = listener.accept()
         except OSError:
             names = ", ".join(map(str, sorted(expected.values())))
@@ -218,6 +221,14 @@ def _answer(
             refused.append("a certificate that is connected already")
             continue
         links[peer] = stream
+
+
+def _left(deadline: float) -> float:
+    """Seconds, more than 0. Raises `TimeoutError` where there are none."""
+    left = deadline - monotonic()
+    if left <= 0:
+        raise TimeoutError("it took too long")
+    return left
 
 
 def _shake(

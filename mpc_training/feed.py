@@ -1,10 +1,9 @@
 """How the parties' records come into shares, batch by batch: rows below each other, or columns side
 by side."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from mpc_training.batches import Batches
 from mpc_training.errors import Disagreement
@@ -19,6 +18,7 @@ _BOUND = 2 * MAX_VALUE
 _LABEL_BOUND = 2.0
 MAX_ALIGNED = 2**24
 """Records of which blinded ids, half a gigabyte a party, are held in memory."""
+_MAX_SIDES = 4
 Facts = Mapping[str, Any]
 
 
@@ -94,13 +94,13 @@ def _misfits(network: Network, told: Mapping[int, Any]) -> list[str]:
     kinds = {facts["kind"] for facts in told.values()}
     if len(kinds) > 1:
         return [f"some parties hold rows and some columns ({sorted(kinds)}): choose one"]
-    size = int(np.prod(network.input_shape))
+    size = math.prod(network.input_shape)
     if kinds == {"rows"}:
         return [
             f"party {party} has records of shape {facts['shape']}, the network takes "
             f"{list(network.input_shape)}"
             for party, facts in sorted(told.items())
-            if int(np.prod(facts["shape"])) != size
+            if math.prod(facts["shape"]) != size
         ]
     faults = [
         f"party {party} has {facts['records']} records: expected up to {MAX_ALIGNED} to align"
@@ -127,6 +127,7 @@ def _sound(facts: Any, owner: bool) -> bool:
         and isinstance(facts.get("records"), int)
         and 0 < facts["records"] < 2**31
         and isinstance(facts.get("shape"), list)
+        and len(facts["shape"]) <= _MAX_SIDES
         and all(isinstance(side, int) and 0 < side < 2**20 for side in facts["shape"])
         and isinstance(facts.get("labels"), bool)
     )

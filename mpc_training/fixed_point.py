@@ -43,7 +43,8 @@ def encode(values: npt.ArrayLike, bits: int, bound: float) -> Ring:
     if not np.isfinite(array).all():
         raise RangeError("a value is not finite (NaN or infinite): clean the data")
     largest = float(np.abs(array).max(initial=0.0))
-    if largest >= bound:
+    if largest >= min(bound, 2.0 ** (63 - bits)):  # the ring's own limit
+        bound = min(bound, 2.0 ** (63 - bits))
         raise RangeError(
             f"a value of size {largest:.6g}: expected less than {bound:.6g}; scale data to 0…1 "
             "or to mean 0 and standard deviation 1"

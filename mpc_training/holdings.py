@@ -114,7 +114,9 @@ class Holding:
     @property
     def digest(self) -> str:
         """SHA-256 of everything that enters shares. Never leaves this party."""
-        state = hashlib.sha256(repr((self.kind, self.shape, self.divisor, self.ids)).encode())
+        labels = None if self.labels is None else self.labels.shape
+        form = (self.features.dtype.str, self.features.shape, labels)
+        state = hashlib.sha256(repr((self.kind, form, self.divisor, self.ids)).encode())
         state.update(np.ascontiguousarray(self.features).data)
         state.update(b"" if self.labels is None else self.labels.tobytes())
         return state.hexdigest()

@@ -1,5 +1,6 @@
 """What a training run is, who takes part in it and where, and what comes out."""
 
+import hashlib
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -77,6 +78,12 @@ class Endpoint:
     identity: Identity
     listener: socket.socket
     timeout: float
+
+    @property
+    def certificates(self) -> str:
+        """A digest of all parties' certificates, which all must have been told alike."""
+        each = (hashlib.sha256(address.certificate).digest() for address in self.addresses)
+        return hashlib.sha256(b"".join(each)).hexdigest()
 
     def deals(self, run: Run) -> bool:
         """Whether this is the dealer of a run."""

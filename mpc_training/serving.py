@@ -11,9 +11,13 @@ the logits, from which a model can be approximated with enough queries. Clients 
 certificate.
 
 One query is answered at a time. Party 0 accepts a client and tells the others, who then expect it;
-a client that does not come to all three, or sends something else, loses its turn and stops nobody.
+a client that does not come to all three, takes too long, or sends something else, loses its turn
+and stops nobody. So does one whose shares are none: the two holders of each component compare it,
+as otherwise sums of components of the weights would come out. What it shares may be any element of
+the ring.
 """
 
+import hmac
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,14 +26,14 @@ from typing import Any
 import numpy as np
 
 from mpc_training.agreement import agree
-from mpc_training.checkpoint import Checkpoints, State
+from mpc_training.checkpoint import Checkpoints, State, newest_common
 from mpc_training.connecting import Address, Identity, answer, call, connect
 from mpc_training.errors import CheckpointError, Disagreement, MPCError, Unreachable
 from mpc_training.fixed_point import ACTIVATION_BITS, WEIGHT_BITS, Array, decode, encode
 from mpc_training.holdings import MAX_VALUE
 from mpc_training.layers import forward, settled
 from mpc_training.party import PARTIES, Party
-from mpc_training.randomness import Generator, new_key
+from mpc_training.randomness import Generator, derive, new_key
 from mpc_training.replicated import Replicated
 from mpc_training.ring import Ring
 from mpc_training.run import Endpoint, Run
@@ -77,7 +81,7 @@ def serve(
         endpoint.index, endpoint.addresses, endpoint.identity, endpoint.listener, endpoint.timeout
     )
     try:
-        server = _Server(run, checkpoints, transport, endpoint.identity, door)
+        server = _Server(run, checkpoints, transport, endpoint, door)
         ready()
         count = 0
         while queries is None or count < queries:
@@ -98,23 +102,22 @@ class _Server:
         run: Run,
         checkpoints: Checkpoints,
         transport: TlsTransport,
-        identity: Identity,
+        endpoint: Endpoint,
         door: Door,
     ) -> None:
         states = checkpoints.states()
         named = {str(step): name for step, name in states.items()}
-        keys, told = agree(transport, {"run": {**run.facts, "serving": True}, "own": named})
-        shared = set(named.items())
-        for theirs in told.values():
-            shared &= set(theirs.items()) if isinstance(theirs, dict) else set()
-        if not shared:
+        agreed = {**run.facts, "certificates": endpoint.certificates, "serving": True}
+        keys, told = agree(transport, {"run": agreed, "own": named})
+        step = newest_common(named, told.values())
+        if step is None:
             raise Disagreement(["no checkpoint is common to all parties: train first"])
-        state: State = checkpoints.read(max(int(step) for step, _ in shared))
+        state: State = checkpoints.read(step)
         if len(state.arrays) != 4 or state.arrays[0].size != run.network.size:
             raise CheckpointError("the checkpoint is of another network: train again")
         self.network, self.transport = run.network, transport
-        self.identity, self.door = identity, door
-        self.patience = min(_TURN_SECONDS, transport.timeout / 3)
+        self.identity, self.door = endpoint.identity, door
+        self.patience = min(_TURN_SECONDS, transport.timeout / 4)  # three in a row are waited for
         self.party = Party(transport.party, transport, keys)
         self.arithmetic = Replicated(self.party)
         self.weights = Tensor((state.arrays[0], state.arrays[1]), WEIGHT_BITS)
@@ -162,6 +165,7 @@ class _Server:
             "input_shape": list(self.network.input_shape),
             "classes": self.network.classes,
         }
+        client.limit(self.patience)
         try:
             asked = read_hello(client.greet({CLIENT: write_hello(facts)})[CLIENT])
             rows, nonce = asked["rows"], bytes.fromhex(asked["nonce"])
@@ -173,28 +177,56 @@ class _Server:
 
     def _all_ready(self, heard: Ring) -> bool:
         """Whether all parties have the same client with the same query before them."""
-        others = sorted(self.transport.peers)
-        theirs: dict[int, Ring] = {peer: np.empty(3, np.uint64) for peer in others}
-        self.transport.exchange(
-            {peer: [heard] for peer in others}, {peer: [theirs[peer]] for peer in others}
+        told = self._told(heard)
+        return bool(heard[0]) and all(np.array_equal(heard, found) for found in told)
+
+    def _shared(self, came: bool, parts: tuple[Ring, Ring]) -> bool:
+        """Whether rows came to all parties, and both holders of each component have the same.
+
+        All see both holders' HMAC-SHA256 under the key of the pair, which tells nothing of a
+        component to the party that lacks it.
+        """
+        here, number = self.party.index, self.party.begin().to_bytes(8, "little")
+        peers = ((here - 1) % PARTIES, (here + 1) % PARTIES)
+        tags = [
+            hmac.digest(
+                derive(self.party.keys.pairs[peer], "rows"), number + part.tobytes(), "sha256"
+            )
+            for peer, part in zip(peers, parts, strict=True)
+        ]
+        told = self._told(np.frombuffer(int(came).to_bytes(8, "little") + b"".join(tags), "<u8"))
+        return all(
+            one[0] and np.array_equal(one[5:], told[(index + 1) % PARTIES][1:5])
+            for index, one in enumerate(told)
         )
-        return bool(heard[0]) and all(np.array_equal(heard, found) for found in theirs.values())
+
+    def _told(self, ours: Ring) -> list[Ring]:
+        """What each party says, this one among them; all say equally much."""
+        told: list[Ring] = [np.empty_like(ours) for _ in range(PARTIES)]
+        told[self.party.index] = ours
+        others = sorted(self.transport.peers)
+        self.transport.exchange(
+            {peer: [ours] for peer in others}, {peer: [told[peer]] for peer in others}
+        )
+        return told
 
     def _answer(self, client: TlsTransport, rows: int) -> Answered | None:
         shape = (rows, *self.network.input_shape)
-        parts: tuple[Ring, Ring] = (np.empty(shape, np.uint64), np.empty(shape, np.uint64))
+        parts: tuple[Ring, Ring] = (np.zeros(shape, np.uint64), np.zeros(shape, np.uint64))
+        client.limit(self.transport.timeout / 2)
         try:
             client.exchange({}, {CLIENT: list(parts)})
             came = True
         except MPCError:
             came = False
-        if not self._all_ready(np.array([came, 0, 0], np.uint64)):
+        if not self._shared(came, parts):
             return None
         traffic = self.transport.traffic
         before = traffic.bytes_sent, traffic.rounds
         x = Tensor(parts, ACTIVATION_BITS)
         done = forward(self.arithmetic, self.network, self.weights, x)
         logits = settled(self.arithmetic, done.answer, ACTIVATION_BITS)
+        client.limit(self.patience)
         try:
             client.exchange({CLIENT: [np.ascontiguousarray(logits.parts[0])]}, {})
         except MPCError:

@@ -24,9 +24,16 @@ import numpy as np
 from mpc_training.agreement import PROTOCOL, Keys, agree
 from mpc_training.alignment import align
 from mpc_training.batches import Batches
-from mpc_training.checkpoint import Checkpoints, State
+from mpc_training.checkpoint import Checkpoints, State, newest_common
 from mpc_training.connecting import connect
-from mpc_training.errors import BlowUp, DataError, Disagreement, FrameError, MPCError
+from mpc_training.errors import (
+    BlowUp,
+    CheckpointError,
+    DataError,
+    Disagreement,
+    FrameError,
+    MPCError,
+)
 from mpc_training.feed import Feed, check_fit, described
 from mpc_training.fixed_point import WEIGHT_BITS, Array
 from mpc_training.holdings import Holding
@@ -66,7 +73,7 @@ def take_part(
         endpoint.index, endpoint.addresses, endpoint.identity, endpoint.listener, endpoint.timeout
     )
     try:
-        return _Session(run, holding, transport, store, resume, progress).train()
+        return _Session(run, holding, transport, store, endpoint, resume, progress).train()
     except MPCError as error:
         transport.stop(_told(error))
         raise
@@ -99,48 +106,48 @@ class _Session:
         holding: Holding | None,
         transport: TlsTransport,
         store: Checkpoints | None,
+        endpoint: Endpoint,
         resume: bool,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.run, self.store, self.progress = run, store, progress
         self.transport = transport
-        self.unacknowledged = 0
-        state, keys, facts = self._agree(holding, resume)
+        self.unacknowledged, self.aligned = 0, ""
+        state, keys, facts = self._agree(holding, endpoint, resume)
+        self.keys = state.keys if state else keys
         self.resumed_at = state.step if state else 0
         self.feed = self._open_feed(holding, facts)
         self.total = self.feed.batches.steps * run.recipe.epochs
         if run.steps is not None:
             self.total = min(self.total, run.steps)
         if state is None:
-            self._begin(keys)
+            self._begin()
         else:
             self._restore(state, state.attempt, state.learning_rate_factor)
 
     # ------------------------------------------------------------------ agreeing
 
     def _agree(
-        self, holding: Holding | None, resume: bool
+        self, holding: Holding | None, endpoint: Endpoint, resume: bool
     ) -> tuple[State | None, Keys, dict[int, Any]]:
         """The state to go on from, keys, and what is known of each owner's records."""
         states = self.store.states() if resume and self.store else {}
         named = {str(step): name for step, name in states.items()}
         own = {**described(holding), "checkpoints": named}
-        facts = {"run": {**self.run.facts, "resume": resume}, "own": own}
-        keys, told = agree(self.transport, facts)
+        agreed = {**self.run.facts, "certificates": endpoint.certificates, "resume": resume}
+        keys, told = agree(self.transport, {"run": agreed, "own": own})
         told = {**told, self.transport.party: own}
         owners = range(self.run.owners)
         check_fit(self.run.network, told, owners)
         found = {owner: told[owner] for owner in owners}
         if not resume or self.store is None:
             return None, keys, found
-        shared = set(named.items())
-        for theirs in told.values():
-            shared &= set(theirs["checkpoints"].items())
-        if not shared:
+        step = newest_common(named, (theirs["checkpoints"] for theirs in told.values()))
+        if step is None:
             raise Disagreement(
                 ["no checkpoint is common to all parties: start anew, without resuming"]
             )
-        return self.store.read(max(int(step) for step, _ in shared)), keys, found
+        return self.store.read(step), keys, found
 
     def _open_feed(self, holding: Holding | None, facts: dict[int, Any]) -> Feed:
         counts = tuple(facts[owner]["records"] for owner in sorted(facts))
@@ -158,13 +165,16 @@ class _Session:
         """Records that all owners have, and their number, which a dealer is told."""
         note = np.zeros(1, np.uint64)
         if holding is None:
+            self.transport.wait(0)  # as long as they align, which it has no part in
             self.transport.exchange({}, {0: [note]})
             if not 0 < note[0] <= min(facts[owner]["records"] for owner in facts):
                 raise FrameError(f"party 0 says that {note[0]} records are common: it cannot be")
             return None, int(note[0])
         here = self.transport.party
         others = {owner: facts[owner]["records"] for owner in facts if owner != here}
-        holding = holding.reordered(align(self.transport, list(holding.ids or ()), others))
+        ids = list(holding.ids or ())
+        holding = holding.reordered(align(self.transport, ids, others, self.keys.own))
+        self.aligned = hashlib.sha256(json.dumps(holding.ids).encode()).hexdigest()
         if here == 0 and HELPER not in facts:
             note[0] = holding.count
             self.transport.exchange({HELPER: [note]}, {})
@@ -172,16 +182,21 @@ class _Session:
 
     # ------------------------------------------------------------------ state
 
-    def _begin(self, keys: Keys) -> None:
-        self.keys, self.factor, self.step = keys, 1.0, 0
-        self.party = Party(self.transport.party, self.transport, keys)
+    def _begin(self) -> None:
+        self.factor, self.step = 1.0, 0
+        self.party = Party(self.transport.party, self.transport, self.keys)
         self.arithmetic = Replicated(self.party)
         first = self.run.network.first_weights(np.random.default_rng([self.run.seed]))
         self.trainer = Trainer.start(self.arithmetic, self.run.network, first)
 
     def _restore(self, state: State, attempt: int, factor: float) -> None:
-        self.keys, self.factor, self.step = state.keys, factor, state.step
-        self.party = Party(self.transport.party, self.transport, state.keys, attempt)
+        if state.aligned != self.aligned:
+            raise CheckpointError(
+                "the records were aligned in another order than that of the checkpoint, whose pads "
+                "must not serve others: start anew, without resuming"
+            )
+        self.factor, self.step = factor, state.step
+        self.party = Party(self.transport.party, self.transport, self.keys, attempt)
         self.party.operation = state.operation
         self.arithmetic = Replicated(self.party)
         w0, w1, v0, v1 = state.arrays
@@ -191,8 +206,9 @@ class _Session:
     def _snapshot(self) -> State:
         arrays = (*self.trainer.weights.parts, *self.trainer.velocity.parts)
         return State(
-            self.step, self.party.attempt, self.party.operation, self.factor, self.keys, arrays
-        )
+            self.step, self.party.attempt, self.party.operation, self.factor, self.keys, arrays,
+            self.aligned,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ training
 
@@ -257,9 +273,14 @@ class _Session:
         return self.step == self.total or (every > 0 and self.step % every == 0)
 
     def _blown_up(self) -> bool:
-        choice = self.arithmetic.choice(self.trainer.blown_up())
-        opened = self._opened(self.arithmetic.number(choice)[..., :1], range(PARTIES))
-        return bool(opened is None or opened.any())
+        """Whether any logit of the last batch is out of range. Of the eight bits that say so, of
+        an eighth of the logits each, only their conjunction is opened."""
+        a = self.arithmetic
+        fine = a.number(a.choice(a.invert(self.trainer.blown_up())))
+        for half in (4, 2, 1):
+            fine = a.multiply(fine[..., :half], fine[..., half : 2 * half], 0)
+        opened = self._opened(fine, range(PARTIES))
+        return bool(opened is None or not opened.all())
 
     def _roll_back(self, good: State, rollbacks: int) -> None:
         """Back to the last state that was fine, at half the learning rate and with other pads."""

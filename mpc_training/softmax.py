@@ -88,7 +88,8 @@ def _logarithm(arithmetic: Arithmetic, s: Tensor, high: float) -> Tensor:
 
 
 def out_of_range(arithmetic: Arithmetic, logits: Tensor) -> Bits:
-    """One bit: whether any logit is larger than `MAX_LOGIT` in absolute value."""
+    """Eight bits: whether any logit of an eighth of them is larger than `MAX_LOGIT` in absolute
+    value."""
     flat = logits.reshape(-1)
     limit = arithmetic.public(np.full(flat.shape, MAX_LOGIT), flat.bits)
     width = -(-2 * flat.size // 8) * 8

@@ -6,10 +6,10 @@ v is the velocity times the learning rate, so that one truncation, of the sum of
 `UPDATE_BITS`, serves it and the weights: no gradient is rounded before it is scaled.
 
 What has no place here: clamps that compare every gradient, gradients of inputs, and steps that
-leave the interval of the fixed point unnoticed. `Trainer.blown_up` opens one bit, whether any logit
-is beyond `softmax.MAX_LOGIT`: weights that overflow make logits that are uniform in the ring, each
-of them inside with probability 2^−3, so it misses a broken batch of n rows of 10 with probability
-below 2^(−30n).
+leave the interval of the fixed point unnoticed. `Trainer.blown_up` tells whether any logit of the
+last batch is beyond `softmax.MAX_LOGIT`: weights that overflow make logits that are uniform in the
+ring, each of them inside with probability 2^−3, so it misses a broken batch of n rows of 10 with
+probability below 2^(−30n).
 """
 
 from dataclasses import dataclass
@@ -110,7 +110,8 @@ class Trainer:
         return softmax.cross_entropy(self.arithmetic, self.outcome, y)
 
     def blown_up(self) -> Bits:
-        """Whether the last step's logits left the interval: one shared bit, in a row of 8."""
+        """Whether the last step's logits left the interval: eight shared bits, each of an eighth of
+        the logits."""
         if self.outcome is None:
             raise SettingsError("no step was made: there is nothing to judge")
         return softmax.out_of_range(self.arithmetic, self.outcome.logits)

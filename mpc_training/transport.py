@@ -7,8 +7,11 @@ sending and receiving goes on at once in one thread, so two parties that send to
 wait for each other for ever, however little the sockets hold.
 """
 
+import math
 import select
+import socket
 import ssl
+import sys
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, Protocol
@@ -41,7 +44,10 @@ class TlsTransport:
 
     def __init__(self, party: int, links: Mapping[int, ssl.SSLSocket], timeout: float) -> None:
         self.party, self.timeout = party, timeout
+        self._deadline = math.inf
         self.traffic = Traffic()
+        for stream in links.values():
+            _watch(stream, timeout)
         self._links = {peer: Link(peer, stream) for peer, stream in links.items()}
 
     def exchange(self, send: Outgoing, receive: Incoming) -> None:
@@ -98,6 +104,11 @@ class TlsTransport:
         )
         return {peer: bytes(heard[peer][: int(lengths[peer][0])]) for peer in greetings}
 
+    def limit(self, seconds: float) -> None:
+        """From now on, all there is to send and receive must be through within this time, however
+        steadily bytes move; until the next limit. A peer that is no party may drip them."""
+        self._deadline = monotonic() + seconds
+
     def wait(self, peer: int) -> None:
         """Until a peer sends something or goes away; however long it takes."""
         link = self._links[peer]
@@ -118,16 +129,20 @@ class TlsTransport:
             waiting = [link for link in links if link.outgoing or link.incoming]
             if not waiting:
                 return
-            if moved:
-                moved_at = monotonic()
-                continue
-            left = self.timeout - (monotonic() - moved_at)
-            if left <= 0 or not _ready(waiting, left):
-                names = ", ".join(str(link.peer) for link in waiting)
-                raise PeerStalled(
-                    f"nothing moved for {self.timeout:g} s: party {names} is connected and silent; "
-                    "see whether it still runs, and resume all parties from the last checkpoint"
-                )
+            now = monotonic()
+            moved_at = now if moved else moved_at
+            end = min(moved_at + self.timeout, self._deadline)
+            if now >= end or not (moved or _ready(waiting, end - now)):
+                raise self._stalled(waiting)
+
+    def _stalled(self, waiting: Sequence[Link]) -> PeerStalled:
+        names = ", ".join(str(link.peer) for link in waiting)
+        if monotonic() >= self._deadline:
+            return PeerStalled(f"party {names} is too slow: its time is over")
+        return PeerStalled(
+            f"nothing moved for {self.timeout:g} s: party {names} is connected and silent; "
+            "see whether it still runs, and resume all parties from the last checkpoint"
+        )
 
     def stop(self, reason: str) -> None:
         """Tell the others why, as far as that is possible, and close every connection."""
@@ -138,6 +153,17 @@ class TlsTransport:
         """Close every connection."""
         for link in self._links.values():
             link.close()
+
+
+def _watch(stream: ssl.SSLSocket, timeout: float) -> None:
+    """Let the operating system find a peer whose machine or network is gone: waiting for it, which
+    may last for ever, then ends."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        seconds = max(1, math.ceil(timeout / 2))
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(1000 * timeout))
 
 
 def _view(array: Buffer) -> memoryview:

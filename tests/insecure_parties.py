@@ -57,6 +57,14 @@ def insecure_keys(party: int, seed: int = 0, parties: int = PARTIES) -> Keys:
     return Keys({peer: key(party, peer) for peer in others}, key(9, 9, 9))
 
 
+def component_keys(party: int, changed: int | None = None) -> Keys:
+    """Keys that anyone can compute; of k₀, k₁ and k₂ only `changed` is another than without it."""
+    held = {(party - 1) % PARTIES: party, (party + 1) % PARTIES: (party + 1) % PARTIES}
+    return Keys(
+        {peer: bytes([k, k == changed]).ljust(32, b"k") for peer, k in held.items()}, bytes(32)
+    )
+
+
 def in_threads(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
     """Run all at once; the first error of any is raised."""
     results: list[Any] = [None] * len(tasks)
@@ -81,10 +89,15 @@ def in_threads(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
     return results
 
 
-def together(task: Callable[[Party], Result], seed: int = 0) -> list[Result]:
-    """What each of three parties gets from `task`."""
+def together(
+    task: Callable[[Party], Result],
+    seed: int = 0,
+    keys: Callable[[int], Keys] | None = None,
+) -> list[Result]:
+    """What each of three parties gets from `task`, with `insecure_keys` or others."""
+    chosen = keys or partial(insecure_keys, seed=seed)
     queues: dict[tuple[int, int], queue.Queue[bytes]] = {
         (i, j): queue.Queue() for i in range(PARTIES) for j in range(PARTIES) if i != j
     }
-    parties = [Party(i, InsecureQueues(i, queues), insecure_keys(i, seed)) for i in range(PARTIES)]
+    parties = [Party(i, InsecureQueues(i, queues), chosen(i)) for i in range(PARTIES)]
     return in_threads([partial(task, party) for party in parties])

@@ -41,7 +41,7 @@ def test_all_get_the_same_keys_by_pair_and_new_ones_each_time(three: list[Identi
 
 
 def test_keys_do_not_show_themselves() -> None:
-    assert "SECRET" not in repr(Keys({0: b"SECRET"}, b"SECRET"))
+    assert "SECRET" not in repr(Keys({0: b"SECRET"}, b"SECRET", b"SECRET"))
 
 
 def test_every_difference_is_said_on_every_side(three: list[Identity]) -> None:
@@ -65,13 +65,13 @@ def test_an_older_protocol_is_refused(
     real = agreement.write_hello
 
     def older(facts: dict[str, Any]) -> bytes:
-        return real({**facts, "protocol": 1 if facts["from"] else 2})
+        return real({**facts, "protocol": 1 if facts["from"] else 3})
 
     monkeypatch.setattr(agreement, "write_hello", older)
 
     def task(transport: TlsTransport) -> None:
         if transport.party == 0:
-            with pytest.raises(Disagreement, match="speaks protocol version 1, this one 2"):
+            with pytest.raises(Disagreement, match="speaks protocol version 1, this one 3"):
                 agree(transport, FACTS)
         else:
             with pytest.raises(PeerLeft):
@@ -113,11 +113,25 @@ def test_a_replayed_greeting_is_refused(three: list[Identity]) -> None:
 
 
 def test_no_key_is_on_the_wire(three: list[Identity]) -> None:
+    """Nor what keys are made of, which two frames of KEYS carry inside TLS."""
+    said: list[bytes] = []
+
     def task(transport: TlsTransport) -> Keys:
+        real = transport.frames
+
+        def frames(kind: Any, send: Any, receive: Any) -> None:
+            if kind is agreement.Kind.KEYS:
+                said.extend(bytes(view) for views in send.values() for view in views)
+            real(kind, send, receive)
+
+        transport.frames = frames  # type: ignore[method-assign]
         return agree(transport, FACTS)[0]
 
     (keys, _), wire = wired(three[:2], task)
-    assert bytes(keys.pairs[1]) not in wire.recorded and keys.common not in wire.recorded
+    pieces = [content[start : start + 32] for content in said for start in (0, 32, 64)]
+    assert len(set(pieces)) == 6 and all(len(piece) == 32 for piece in pieces)
+    for piece in (*pieces, keys.pairs[1], keys.common, keys.own):
+        assert piece not in wire.recorded
     assert b"records" not in wire.recorded and len(wire.recorded) > 1000
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import queue
+import threading
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,23 +17,28 @@ from hypothesis import strategies as st
 from mpc_training import alignment
 from mpc_training.alignment import align
 from mpc_training.errors import DataError, FrameError
+from mpc_training.randomness import new_key
 from tests.insecure_parties import InsecureQueues, in_threads
 
 PRIME = 2**255 - 19
 Seen = list[np.ndarray]
 
 
-def aligned(lists: list[list[str]]) -> tuple[list[list[int]], list[Seen]]:
+def aligned(
+    lists: list[list[str]], secrets: list[bytes] | None = None
+) -> tuple[list[list[int]], list[Seen]]:
     """Each party's rows, and the arrays that it received."""
     count = len(lists)
+    fresh = [new_key() for _ in lists]
     queues: dict[tuple[int, int], queue.Queue[bytes]] = {
         (i, j): queue.Queue() for i in range(count) for j in range(count) if i != j
     }
     transports = [InsecureQueues(i, queues) for i in range(count)]
 
     def part(index: int) -> list[int]:
+        secret = (secrets or fresh)[index]
         counts = {i: len(ids) for i, ids in enumerate(lists) if i != index}
-        return list(align(transports[index], lists[index], counts).tolist())
+        return list(align(transports[index], lists[index], counts, secret).tolist())
 
     rows = in_threads([partial(part, index) for index in range(count)])
     return rows, [[array for _, array in transport.seen] for transport in transports]
@@ -52,6 +59,36 @@ def test_common_ids_are_found_in_one_order(lists: list[list[str]]) -> None:
     found = [[ids[k] for k in chosen] for ids, chosen in zip(lists, rows, strict=True)]
     assert all(one == found[0] for one in found)
     assert set(found[0]) == common and len(found[0]) == len(common)
+
+
+def test_the_order_is_that_of_the_secrets() -> None:
+    """Equal ones, as in a resumed run, give it again; a single fresh one gives another."""
+    lists = [[str(k) for k in range(start, start + 30)] for start in (0, 3, 6)]
+    secrets = [bytes([k]) * 32 for k in range(3)]
+    first = aligned(lists, secrets)[0]
+    assert aligned(lists, secrets)[0] == first
+    assert aligned(lists, [*secrets[:2], b"x" * 32])[0] != first
+
+
+def test_no_party_is_silent_for_more_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own points too are blinded between messages, or a million ids would exceed a time-out."""
+    silent, longest = threading.local(), []
+    real_blinded, real_exchange = alignment._blinded, InsecureQueues.exchange
+
+    def blinded(key: X25519PrivateKey, points: alignment.Points) -> alignment.Points:
+        silent.points = getattr(silent, "points", 0) + len(points)
+        longest.append(silent.points)
+        return real_blinded(key, points)
+
+    def exchange(transport: InsecureQueues, send: Any, receive: Any) -> None:
+        silent.points = 0
+        real_exchange(transport, send, receive)
+
+    monkeypatch.setattr(alignment, "_BLOCK", 3)
+    monkeypatch.setattr(alignment, "_blinded", blinded)
+    monkeypatch.setattr(InsecureQueues, "exchange", exchange)
+    aligned([[str(k) for k in range(start, 20)] for start in (0, 5, 9)])
+    assert max(longest) == 3
 
 
 def test_many_blocks_of_different_lengths(monkeypatch: pytest.MonkeyPatch) -> None:

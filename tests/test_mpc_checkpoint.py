@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mpc_training.agreement import Keys
-from mpc_training.checkpoint import KEPT, Checkpoints, State
+from mpc_training.checkpoint import KEPT, Checkpoints, State, newest_common
 from mpc_training.errors import CheckpointError
 
 ARRAYS = tuple(np.arange(k, k + 50, dtype=np.uint64) for k in range(4))
@@ -17,7 +17,7 @@ KEYS = Keys({0: b"A" * 32, 2: b"B" * 32}, b"C" * 32)
 
 
 def state(step: int = 7) -> State:
-    return State(step, 1, 1234, 0.5, KEYS, ARRAYS)
+    return State(step, 1, 1234, 0.5, KEYS, ARRAYS, "order")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -27,6 +27,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(found.arrays, ARRAYS, strict=True))
     assert (found.step, found.attempt, found.operation) == (7, 1, 1234)
     assert (found.learning_rate_factor, found.keys) == (0.5, KEYS)
+    assert found.aligned == "order"
     assert list(store.states()) == [7]
 
 
@@ -97,6 +98,22 @@ def test_old_ones_go(tmp_path: Path) -> None:
     assert sorted(store.states()) == list(range(8 - KEPT, 8))
     with pytest.raises(CheckpointError, match="cannot be read"):
         store.read(1)
+
+
+def test_later_ones_of_a_session_before_go(tmp_path: Path) -> None:
+    """They would push out the new session's."""
+    Checkpoints(tmp_path, "run before", "data").write(state(90))
+    store = Checkpoints(tmp_path, "run", "data")
+    for step in range(1, 4):
+        store.write(state(step))
+    assert sorted(store.states()) == [1, 2, 3] and len(list(tmp_path.glob("step-*"))) == 3
+
+
+def test_the_newest_common_step_whatever_others_say() -> None:
+    named = {"2": "a", "4": "b", "6": "c"}
+    assert newest_common(named, [{"2": "a", "4": "b", "6": "x"}, named]) == 4
+    for said in (None, [], {}, {"6": ["c"]}, {"6": {"c": 1}}, {"8": "c"}):
+        assert newest_common(named, [named, said]) is None
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:

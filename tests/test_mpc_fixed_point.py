@@ -29,6 +29,14 @@ def test_what_does_not_fit_is_refused_with_its_size_and_a_remedy(value: float) -
         encode([0.0, value], 16, 64.0)
 
 
+def test_the_ring_has_a_limit_of_its_own() -> None:
+    """Below any bound that was asked for: beyond it numbers would wrap around."""
+    assert decode(encode([2.0**22], 40, 2.0**40), 40)[0] == 2.0**22
+    for value in (2.0**23, -(2.0**23), 2.0**39):
+        with pytest.raises(RangeError, match="expected less than 8\\.38861e\\+06"):
+            encode([value], 40, 2.0**40)
+
+
 def test_nothing_is_an_array_too() -> None:
     assert decode(encode(np.zeros((0, 3)), 16, 1.0), 16).shape == (0, 3)
 

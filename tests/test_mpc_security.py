@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from mpc_training.party import Party
 from mpc_training.replicated import Replicated
 from mpc_training.sharing import Entry, share
 from mpc_training.tensor import Tensor
-from tests.insecure_parties import InsecureQueues, together
+from tests.insecure_parties import InsecureQueues, component_keys, together
 from tests.mersenne_twister import predicted
+from tests.test_mpc_replicated import uniformity
 
 ROOT = Path(__file__).parents[1]
 WORDS = 312
@@ -57,12 +59,12 @@ def test_crypten_as_shipped_gives_party_0_s_data_to_party_1(tmp_path: Path) -> N
     assert np.abs(recovered - secret()).max() <= CRYPTEN_ULP
 
 
-def received(party: Party) -> list[np.ndarray[Any, Any]]:
-    """What a party sees while x of party 0 is shared and multiplied by itself twice and
+def received(party: Party, owner: int = 0, sign: int = 1) -> list[np.ndarray[Any, Any]]:
+    """What a party sees while a party's secret is shared and multiplied by itself twice and
     compared."""
     a = Replicated(party)
-    mine = secret() if party.index == 0 else None
-    (x,) = share(party, [Entry(0, (WORDS,), ACTIVATION_BITS, 64.0, mine)])
+    mine = sign * secret() if party.index == owner else None
+    (x,) = share(party, [Entry(owner, (WORDS,), ACTIVATION_BITS, 64.0, mine)])
     for _ in range(2):
         a.multiply(x, Tensor(x.parts, x.bits), ACTIVATION_BITS)
     a.relu(x, ACTIVATION_BITS)
@@ -89,12 +91,23 @@ def test_the_same_attack_recovers_nothing_from_ours() -> None:
                             assert error.min() > 2**20
 
 
-def test_one_party_s_shares_do_not_depend_on_the_secret() -> None:
-    """The share that a party gets of x and of x′ differ by x − x′ under equal keys, as a one-time
-    pad's do; under fresh keys, which every run has, neither says anything: both are uniform."""
-    first = together(received, seed=1)
-    second = together(received, seed=2)
-    for party in (1, 2):
-        for a, b in zip(first[party], second[party], strict=True):
-            if a.dtype == np.uint64 and a.any() and b.any():
-                assert (a == b).mean() < 0.02
+@pytest.mark.parametrize("party", [0, 1])
+def test_what_a_party_receives_does_not_depend_on_the_secret(party: int) -> None:
+    """Under the keys that it holds, and one that it lacks, what it gets is as far from what it gets
+    for another secret as two random arrays; under equal keys a share shows x − x′, as one-time pads
+    do that are used twice."""
+    lacking = (party + 2) % 3
+    first = together(partial(received, owner=1 - party), keys=component_keys)[party]
+    fresh = partial(component_keys, changed=lacking)
+    other = together(partial(received, owner=1 - party, sign=-1), keys=fresh)[party]
+    again = together(partial(received, owner=1 - party, sign=-1), keys=component_keys)[party]
+    difference = 2 * np.rint(secret() * 2**ACTIVATION_BITS).astype(np.int64)
+    compared = 0
+    for a, b in zip(first, other, strict=True):
+        if a.dtype == np.uint64 and a.shape == (WORDS,) and a.any():
+            compared += 1
+            assert uniformity(a - b) > 1e-6
+            error = np.abs((a - b).view(np.int64) - difference)
+            assert error.min() > 2**20
+    assert compared >= 2
+    assert np.array_equal((first[0] - again[0]).view(np.int64), difference)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from mpc_training.run import Endpoint
 from mpc_training.serving import Answered, Door, query, serve
 from mpc_training.session import open_checkpoints
 from mpc_training.training import Trainer
+from mpc_training.transport import TlsTransport
+from mpc_training.wire import Kind, write_header
 from tests.insecure_parties import in_threads
 from tests.test_mpc_session import NETWORK, RUN, reports, rows, run
 from tests.tls_parties import addresses_of, make_identities
@@ -107,6 +111,56 @@ def test_strangers_and_those_who_go_away_lose_their_turn_alone(
         assert query(doors, four[3], x, 10.0)[0].shape == (1, 3)
 
     assert [len(done) for done in while_serving(four, trained[0], 1, ask)] == [1, 1, 1]
+
+
+def test_a_client_whose_shares_are_none_gets_no_answer(
+    four: list[Identity], trained: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that one holder of a component alone is given would come back times the sum of two
+    components of the weights, instead of three."""
+    exchange = TlsTransport.exchange
+    wrong: list[tuple[int, int]] = []
+
+    def sent(transport: TlsTransport, send: Any, receive: Any) -> None:
+        for party, place in wrong:
+            if transport.party == serving.CLIENT and party in send:
+                arrays = [array.copy() for array in send[party]]
+                arrays[place][0, 0] += np.uint64(1 << 24)
+                send = {**send, party: arrays}
+        exchange(transport, send, receive)
+
+    monkeypatch.setattr(TlsTransport, "exchange", sent)
+
+    def ask(doors: tuple[Address, ...]) -> None:
+        for party in range(3):
+            for place in range(2):
+                wrong[:] = [(party, place)]
+                with pytest.raises(PeerError):
+                    query(doors, four[3], np.ones((1, 6)), 5.0)
+        wrong.clear()
+        assert query(doors, four[3], np.ones((1, 6)), 10.0)[0].shape == (1, 3)
+
+    assert [len(done) for done in while_serving(four, trained[0], 1, ask)] == [1, 1, 1]
+
+
+def test_a_client_that_drips_bytes_is_cut_off(
+    four: list[Identity], trained: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then is not silence."""
+    monkeypatch.setattr(serving, "_TURN_SECONDS", 1.0)
+
+    def ask(doors: tuple[Address, ...]) -> None:
+        client = call(serving.CLIENT, {0: doors[0]}, four[3], 3.0)
+        stream = client._links[0].stream
+        stream.setblocking(True)
+        with pytest.raises(OSError):
+            for byte in write_header(Kind.HELLO, 0, 4) + b"\x00\x01\x00\x00":
+                stream.send(bytes([byte]))
+                time.sleep(0.2)
+        client.close()
+        assert query(doors, four[3], np.ones((1, 6)), 10.0)[0].shape == (1, 3)
+
+    while_serving(four, trained[0], 1, ask)
 
 
 def test_rows_of_another_shape(four: list[Identity], trained: Served) -> None:

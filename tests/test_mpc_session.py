@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpc_training import feed, sharing
 from mpc_training import session as session_module
 from mpc_training.batches import Batches
 from mpc_training.clear import Clear
 from mpc_training.connecting import Identity, listen
 from mpc_training.errors import (
     BlowUp,
+    CheckpointError,
     DataError,
     Disagreement,
     MPCError,
@@ -28,12 +30,16 @@ from mpc_training.errors import (
 from mpc_training.fixed_point import ACTIVATION_BITS, GRADIENT_BITS, Array
 from mpc_training.holdings import Holding
 from mpc_training.network import Linear, Network, Relu
+from mpc_training.party import Party
+from mpc_training.replicated import Replicated
 from mpc_training.run import Endpoint, Progress, Report, Run
 from mpc_training.session import take_part
-from mpc_training.sharing import Disclosure
+from mpc_training.sharing import Disclosure, Entry
+from mpc_training.softmax import Outcome
+from mpc_training.tensor import Tensor
 from mpc_training.training import Recipe, Trainer
 from mpc_training.transport import TlsTransport
-from tests.insecure_parties import in_threads
+from tests.insecure_parties import in_threads, together
 from tests.tls_parties import addresses_of, make_identities
 
 NETWORK = Network((Linear(6, 5), Relu(), Linear(5, 3)), (6,))
@@ -219,6 +225,17 @@ def test_parties_that_were_told_different_things(three: list[Identity]) -> None:
     assert any('"seed": 5 here, 6 at party 1' in str(error) for error in found)
 
 
+def test_certificates_that_differ(three: list[Identity]) -> None:
+    """Of a third party, which the other two were told differently about."""
+    addresses = addresses_of(three, [1, 2, 3])
+    with listen("127.0.0.1", 0) as listener:
+        told = {
+            Endpoint(0, chosen, three[0], listener, 1.0).certificates
+            for chosen in (addresses, [*addresses[:2], addresses[0]], addresses[::-1])
+        }
+    assert len(told) == 3
+
+
 def wrong(change: str) -> list[Holding]:
     x, y = table(60, 3)
     ids = tuple(map(str, range(60)))
@@ -250,6 +267,18 @@ def test_data_that_do_not_fit_together(three: list[Identity], change: str, said:
         if isinstance(error, Disagreement):
             with pytest.raises(Disagreement, match=said):
                 raise error
+
+
+def test_a_shape_that_is_none() -> None:
+    """Sides whose product is a network's size modulo 2^64, and too many of them."""
+    facts = {"kind": "rows", "records": 5, "labels": True, "checkpoints": {}}
+    for shape, said in (
+        ([2**16, 2**16, 2**16, 2**16], "the network takes"),
+        ([6, 1, 1, 1, 1], "does not describe its data"),
+    ):
+        told = {party: {**facts, "shape": shape} for party in range(3)}
+        with pytest.raises(Disagreement, match=said):
+            feed.check_fit(NETWORK, told, range(3))
 
 
 def test_no_common_record(three: list[Identity]) -> None:
@@ -321,6 +350,71 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert other.tobytes() != smooth[0].weights.tobytes()  # a new run draws anew
 
 
+def columns() -> list[Holding]:
+    """The same records on each party, in orders of their own."""
+    x, y = table(100, 1)
+    made = []
+    for owner in range(3):
+        have = np.random.default_rng(owner).permutation(100)
+        labels = y[have] if owner == 0 else None
+        part = x[have, 2 * owner : 2 * owner + 2]
+        made.append(Holding("columns", part, labels, ids=tuple(f"r{k}" for k in have)))
+    return made
+
+
+Shared = dict[tuple[int, int, int], bytes]
+
+
+@pytest.fixture
+def shares(monkeypatch: pytest.MonkeyPatch) -> Shared:
+    """What each party holds of each entry after it was shared, by party, operation and place."""
+    found: Shared = {}
+
+    def spied(party: Party, entries: Sequence[Entry]) -> list[Tensor]:
+        made = sharing.share(party, entries)
+        for lane, one in enumerate(made):
+            content = b"".join(part.tobytes() for part in one.parts)
+            found[party.index, party.operation, lane] = content
+        return made
+
+    monkeypatch.setattr(feed, "share", spied)
+    return found
+
+
+def test_a_resumed_run_on_columns_uses_each_pad_for_the_same_record(
+    three: list[Identity], tmp_path: Path, shares: Shared
+) -> None:
+    """In another order the difference of two messages would be that of two records."""
+    folders = [tmp_path / str(index) for index in range(3)]
+    errors(run(three, columns(), RUN, folders=folders, watch=killer(5, 1)))
+    first = dict(shares)
+    shares.clear()
+    again = copies(folders, "again")
+    smooth = reports(run(three, columns(), RUN, folders=folders, resume=True))
+    repeated = first.keys() & shares.keys()
+    assert {index for index, _, _ in repeated} == {0, 1, 2} and len(repeated) >= 3 * 4
+    assert all(first[place] == shares[place] for place in repeated)
+    rough = reports(run(three, columns(), RUN, folders=again, resume=True))
+    for a, b in zip(smooth, rough, strict=True):
+        assert a.weights is not None and b.weights is not None and a.resumed_at == 4
+        assert a.weights.tobytes() == b.weights.tobytes()
+
+
+def test_records_in_another_order_than_the_checkpoint_s_are_refused(
+    three: list[Identity], tmp_path: Path, shares: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second lock, should alignment ever give another order: nothing is shared."""
+    folders = [tmp_path / str(index) for index in range(3)]
+    errors(run(three, columns(), RUN, folders=folders, watch=killer(3, 1)))
+    shares.clear()
+    real = session_module.align
+    monkeypatch.setattr(session_module, "align", lambda *given: real(*given)[::-1])
+    found = errors(run(three, columns(), RUN, folders=folders, resume=True))
+    assert any(isinstance(error, CheckpointError) for error in found)
+    assert any("aligned in another order" in str(error) for error in found)
+    assert not shares
+
+
 def test_resuming_needs_the_same_records_and_settings(
     three: list[Identity], tmp_path: Path
 ) -> None:
@@ -346,6 +440,63 @@ def test_checkpoints_of_different_sessions_are_not_mixed(
     mixed = [folders[0], old[1], folders[2]]
     found = errors(run(three, rows(), chosen, folders=mixed, resume=True))
     assert any("no checkpoint is common" in str(error) for error in found)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 8, 10, 16])
+def test_a_blow_up_in_any_column_is_noticed(classes: int) -> None:
+    """Each bit tells of an eighth of the logits: of every eighth class, where 8 divides classes."""
+    network = Network((Linear(1, classes),), (1,))
+
+    def part(party: Party) -> list[bool]:
+        session = object.__new__(session_module._Session)
+        session.party, session.unacknowledged = party, 0
+        session.arithmetic = Replicated(party)
+        session.trainer = Trainer.start(session.arithmetic, network, np.zeros(network.size))
+        found = []
+        for column in range(-1, classes):
+            logits = np.zeros((16, classes))
+            if column >= 0:
+                logits[5, column] = -8000.0
+            x = session.arithmetic.public(logits, ACTIVATION_BITS)
+            session.trainer.outcome = Outcome(x, x, x, x)
+            found.append(session._blown_up())
+        return found
+
+    assert together(part) == [[False, *[True] * classes]] * 3
+
+
+@pytest.mark.parametrize("careless", [False, True])
+def test_a_rollback_uses_no_pad_again(
+    three: list[Identity], monkeypatch: pytest.MonkeyPatch, careless: bool
+) -> None:
+    """The same two steps are made twice, the second time at another rate: no message repeats. With
+    the pads of the first attempt, messages do."""
+    judged: set[int] = set()
+
+    def once(session: session_module._Session) -> bool:
+        first = session.party.index not in judged
+        judged.add(session.party.index)
+        return first
+
+    received: dict[int, list[bytes]] = {0: [], 1: [], 2: []}
+    exchange = TlsTransport.exchange
+
+    def recorded(transport: TlsTransport, send: Any, receive: Any) -> None:
+        exchange(transport, send, receive)
+        for arrays in receive.values():
+            received[transport.party] += [a.tobytes() for a in arrays if a.nbytes >= 64]
+
+    monkeypatch.setattr(session_module._Session, "_blown_up", once)
+    monkeypatch.setattr(TlsTransport, "exchange", recorded)
+    if careless:
+        monkeypatch.setattr(
+            session_module, "Party", lambda i, t, keys, attempt=0: Party(i, t, keys)
+        )
+    chosen = replace(RUN, steps=2, disclosure=Disclosure(()))
+    assert [report.rollbacks for report in reports(run(three, rows(), chosen))] == [1] * 3
+    for party in (0, 1):
+        assert len(received[party]) > 20
+        assert (len(set(received[party])) < len(received[party])) == careless
 
 
 def test_a_blow_up_is_rolled_back_or_said(

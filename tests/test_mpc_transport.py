@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 import time
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 
 from mpc_training import connecting
-from mpc_training.connecting import Address, Identity, connect, context, listen
+from mpc_training.connecting import Address, Identity, answer, connect, context, listen
 from mpc_training.errors import (
     CertificateError,
     FrameError,
@@ -127,6 +130,48 @@ def test_nothing_readable_is_on_the_wire(three: Pair) -> None:
 
 
 # ---------------------------------------------------------------------------- what does not
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="these options are Linux's")
+def test_the_operating_system_looks_whether_a_peer_is_there(three: Pair) -> None:
+    def task(transport: TlsTransport) -> tuple[int, int]:
+        stream = transport._links[1 - transport.party].stream
+        return (
+            stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+            stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+        )
+
+    assert connected(three[:2], task, timeout=7.5) == [(1, 7500)] * 2
+
+
+def test_idle_strangers_do_not_stop_a_run(three: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has no certificate can hold a connection open, for a while, and no more."""
+    monkeypatch.setattr(connecting, "_HANDSHAKE_SECONDS", 0.4)
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listen("127.0.0.1", 0)) for _ in three]
+        addresses = addresses_of(three, [taken.getsockname()[1] for taken in listeners])
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(listeners[0].getsockname()))
+
+        def part(index: int) -> frozenset[int]:
+            made = connect(index, addresses, three[index], listeners[index], 15.0)
+            made.close()
+            return made.peers
+
+        found = in_threads([partial(part, index) for index in range(3)])
+    assert found == [{1, 2}, {0, 2}, {0, 1}]
+
+
+def test_waiting_for_a_caller_ends_however_many_strangers_come(three: Pair) -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen("127.0.0.1", 0))
+        for _ in range(6):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        known = [addresses_of(three[1:2], [1])[0].certificate]
+        begun = time.monotonic()
+        with pytest.raises(Unreachable, match="nobody called within 1 s"):
+            answer(0, 3, known, three[0], listener, 0.7, patience=1.0)
+        assert time.monotonic() - begun < 2.0
 
 
 def refused(three: Pair, first: Pair, second: Pair) -> list[MPCError]:
