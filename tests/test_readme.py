@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -118,12 +119,18 @@ def test_verbs_of_private_models_exist_and_take_the_options_named() -> None:
 
 
 def test_the_private_head_scores_as_it_is_said_to() -> None:
-    """0.84 give or take five deviations of a hundredth; and 0.89 without privacy."""
+    """0.79, as a mean of nine fits of a deviation of 0.027; and 0.89 without privacy."""
     (code,) = [b for _, _, b in blocks(TEXT) if "load_digits" in b]
     space: dict[str, Any] = {"__name__": "readme"}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(code, str(README), "exec"), space)
-    assert abs(space["score"] - 0.84) < 0.05
+    scores = [space["score"]]
+    for _ in range(8):
+        again = space["head"].fit(
+            space["images"][space["private"]], space["labels"][space["private"]], classes=range(10)
+        )
+        scores.append(again.score(space["images"][space["test"]], space["labels"][space["test"]]))
+    assert abs(np.mean(scores) - 0.79) < 5 * 0.027 / 3
     assert "(1, 0.0001)-differential privacy" in printed.getvalue()
     rows, names = space["images"], space["labels"]
     plain = LogisticRegression(max_iter=3000).fit(rows[space["private"]], names[space["private"]])
