@@ -71,7 +71,7 @@ def expand(stages: list[AffineStage]) -> Expansion:
     if len(stages) > 2:
         raise CompileError(
             f"the network has {len(stages) - 1} activations one after the other, and queries can "
-            "be expanded for one: use layout='packed'"
+            "be expanded for one: use layout='packed', which answers plainly"
         )
     first, last = stages
     powers = {power for _, power in last.terms}
