@@ -41,11 +41,16 @@ FOR_HALF_THE_NOISE = {"newton": 2000}
 def test_no_estimator_is_refuted(estimator: str) -> None:
     """And the bound is near enough to the claim for a fault to show: a tenth of it at least.
 
-    All five together are refuted by chance once in 2,000 runs of this test.
+    All five together are refuted by chance once in 1,000 runs of this test. An audit that picks its
+    threshold badly, as one of Newton's in some fifty does, finds less than a tenth: not two of two.
     """
     chosen = subject(estimator, Budget(EPSILON[estimator], 1e-5))
-    found = audit_mechanism(chosen.fit, chosen.problem, 600, confidence=0.9999)
-    assert found.bound.claimed / 10 < found.bound.found <= found.bound.claimed
+    for _ in range(2):
+        found = audit_mechanism(chosen.fit, chosen.problem, 600, confidence=0.9999)
+        assert found.bound.found <= found.bound.claimed
+        if found.bound.found > found.bound.claimed / 10:
+            break
+    assert found.bound.found > found.bound.claimed / 10
     assert "proves nothing" in found.bound.note
     assert len(found.there) == len(found.absent) == 450
     assert set(ESTIMATORS) == {*SOLVERS, "pate"}
