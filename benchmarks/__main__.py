@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -41,116 +41,63 @@ app = typer.Typer(
 console = Console(stderr=True)
 
 
-class Runner(Protocol):
-    """A benchmark, started from the command line."""
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks of a benchmark, and where its rows and its progress go."""
 
-    def __call__(
-        self,
-        *,
-        quick: bool,
-        peers: bool,
-        queries: int | None,
-        emit: bench_query.Emit,
-        progress: bench_query.Progress,
-    ) -> None:
-        """Measure and emit rows."""
+    quick: bool
+    peers: bool
+    queries: int | None
+    emit: bench_query.Emit
+    progress: bench_query.Progress
 
 
-def run_query(
-    *,
-    quick: bool,
-    peers: bool,
-    queries: int | None,
-    emit: bench_query.Emit,
-    progress: bench_query.Progress,
-) -> None:
+def run_query(asked: Asked) -> None:
     """One encrypted query: CPU time, bytes, memory, accuracy; with peers on the same network."""
-    beside = tuple(bench_query.PEERS) if peers else ()
-    plan = bench_query.Plan.quick(beside) if quick else bench_query.Plan(peers=beside)
-    if queries is not None:
-        plan = replace(plan, queries=queries)
-    bench_query.run(plan, emit, progress)
+    beside = tuple(bench_query.PEERS) if asked.peers else ()
+    plan = bench_query.Plan.quick(beside) if asked.quick else bench_query.Plan(peers=beside)
+    if asked.queries is not None:
+        plan = replace(plan, queries=asked.queries)
+    bench_query.run(plan, asked.emit, asked.progress)
 
 
-def run_batch(
-    *,
-    quick: bool,
-    peers: bool,
-    queries: int | None,
-    emit: bench_query.Emit,
-    progress: bench_query.Progress,
-) -> None:
+def run_batch(asked: Asked) -> None:
     """Thousands of encrypted queries at once: images a second, bytes, agreement of labels."""
-    bench_batch.run(1 if quick else 5, not quick, emit, progress)
+    bench_batch.run(1 if asked.quick else 5, not asked.quick, asked.emit, asked.progress)
 
 
-def run_points(
-    *,
-    quick: bool,
-    peers: bool,
-    queries: int | None,
-    emit: bench_query.Emit,
-    progress: bench_query.Progress,
-) -> None:
+def run_points(asked: Asked) -> None:
     """One encrypted query, point by point: time against bytes, keys and accuracy; linear heads."""
-    count = queries or (10 if quick else 1000)
-    bench_points.run(count, 2 if quick else 10, not quick, emit, progress)
+    count = asked.queries or (10 if asked.quick else 1000)
+    bench_points.run(count, 2 if asked.quick else 10, not asked.quick, asked.emit, asked.progress)
 
 
-def run_cores(
-    *,
-    quick: bool,
-    peers: bool,
-    queries: int | None,
-    emit: bench_query.Emit,
-    progress: bench_query.Progress,
-) -> None:
+def run_cores(asked: Asked) -> None:
     """One encrypted query on one core and on two: elapsed time, for an idle machine."""
-    bench_cores.run(5 if quick else 200, emit, progress)
+    bench_cores.run(5 if asked.quick else 200, asked.emit, asked.progress)
 
 
-def run_training(
-    *,
-    quick: bool,
-    peers: bool,
-    queries: int | None,
-    emit: bench_query.Emit,
-    progress: bench_query.Progress,
-) -> None:
+def run_training(asked: Asked) -> None:
     """A training step on shares: CPU seconds, bytes, rounds; CrypTen and SPU with peers."""
-    networks = ("mlp",) if quick else bench_training.NETWORKS
-    bench_training.run(networks, 1 if quick else 2, peers, emit, progress)
+    networks = ("mlp",) if asked.quick else bench_training.NETWORKS
+    bench_training.run(networks, 1 if asked.quick else 2, asked.peers, asked.emit, asked.progress)
 
 
-def run_trained(
-    *,
-    quick: bool,
-    peers: bool,
-    queries: int | None,
-    emit: bench_query.Emit,
-    progress: bench_query.Progress,
-) -> None:
+def run_trained(asked: Asked) -> None:
     """Whole runs on shares of MNIST: accuracy, and that of the same loop in the clear."""
-    networks = ("mlp",) if quick else tuple(bench_trained.RECIPES)
-    bench_trained.run(networks, 3 if quick else None, emit, progress)
+    networks = ("mlp",) if asked.quick else tuple(bench_trained.RECIPES)
+    bench_trained.run(networks, 3 if asked.quick else None, asked.emit, asked.progress)
 
 
-def run_heads(
-    *,
-    quick: bool,
-    peers: bool,
-    queries: int | None,
-    emit: bench_query.Emit,
-    progress: bench_query.Progress,
-) -> None:
+def run_heads(asked: Asked) -> None:
     """Private heads: accuracy at six epsilons, time, memory; Opacus and diffprivlib with peers."""
-    plan = bench_heads.Plan.quick() if quick else bench_heads.Plan()
-    if not peers:
+    plan = bench_heads.Plan.quick() if asked.quick else bench_heads.Plan()
+    if not asked.peers:
         plan = replace(plan, peer_seeds=0)
-    bench_heads.run(plan, emit, progress)
+    bench_heads.run(plan, asked.emit, asked.progress)
 
 
-BENCHMARKS: Mapping[str, Runner] = {
+BENCHMARKS: Mapping[str, Callable[[Asked], None]] = {
     "query": run_query,
     "batch": run_batch,
     "points": run_points,
@@ -191,11 +138,13 @@ def run(
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as stream, _progress_bar() as progress:
         BENCHMARKS[name](
-            quick=quick,
-            peers=peers,
-            queries=queries,
-            emit=lambda row: measure.write_row(stream, row),
-            progress=progress,
+            Asked(
+                quick=quick,
+                peers=peers,
+                queries=queries,
+                emit=lambda row: measure.write_row(stream, row),
+                progress=progress,
+            )
         )
     _show(path)
 

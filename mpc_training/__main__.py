@@ -82,10 +82,10 @@ def local(
     splits = _splits(data, folder)
     recipe = Recipe(learning_rate, momentum, batch, epochs, decay)
     drawn = secrets.randbelow(_MAX_SEED) if seed is None else seed
-    if not 0 <= drawn <= _MAX_SEED or (steps is not None and steps < 1):
-        raise SettingsError(
-            f"--seed {seed}, --steps {steps}: expected 0 to 2^32 − 1, and 1 or more"
-        )
+    if not 0 <= drawn <= _MAX_SEED:
+        raise SettingsError(f"--seed {seed}: expected 0 to 2^32 − 1")
+    if steps is not None and steps < 1:
+        raise SettingsError(f"--steps {steps}: expected 1 or more")
     disclosure = Disclosure(tuple(range(parties)), loss)
     run = Run(_network(network), recipe, disclosure, drawn, steps, owners=parties)
     pixels = np.rint(splits.train.images * _DIVISOR).astype(np.uint8)
