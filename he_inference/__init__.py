@@ -10,7 +10,8 @@
     scores   = client.decrypt(server.evaluate(client.encrypt(x))) # bytes between them
 
 Who learns what: the server learns nothing of queries and answers; the client learns the answers
-and, if it takes the trouble, the weights (responses are not yet sanitised; see SECURITY.md).
+and, where they are plain and it takes the trouble, the weights. Private answers, which the packed
+layout does not have, show no more than the scores do (see SECURITY.md).
 """
 
 from importlib import import_module

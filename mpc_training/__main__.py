@@ -177,7 +177,7 @@ def keys(
 
 @app.command(epilog="Example: mpc-training party alpha.toml --resume")
 def party(
-    settings: Annotated[Path, typer.Argument(help="TOML file; see the documentation.")],
+    settings: Annotated[Path, typer.Argument(help="TOML file; see examples/parties.")],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last common checkpoint.")
     ] = False,
@@ -202,7 +202,7 @@ def party(
 
 @app.command(epilog="Example: mpc-training dealer dealer.toml")
 def dealer(
-    settings: Annotated[Path, typer.Argument(help="TOML file without [data]; see `party`.")],
+    settings: Annotated[Path, typer.Argument(help="TOML file; see examples/parties.")],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last common checkpoint.")
     ] = False,
@@ -270,7 +270,7 @@ def serve(
 
 @app.command(epilog="Example: mpc-training query client.toml scans.npy --divisor 255")
 def query(
-    settings: Annotated[Path, typer.Argument(help="TOML file: identity, and the parties.")],
+    settings: Annotated[Path, typer.Argument(help="TOML file; see examples/parties.")],
     rows: Annotated[Path, typer.Argument(help="Rows to ask about: .npy or IDX.")],
     divisor: Annotated[float, typer.Option(help="What to divide values by.")] = 1.0,
     as_json: Json = False,
