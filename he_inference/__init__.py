@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from he_inference.network import load_network as load_network
     from he_inference.packed_compiler import Compiled as Compiled
     from he_inference.parameters import Parameters as Parameters
+    from he_inference.precomputed import Precomputed as Precomputed
+    from he_inference.precomputed import load_precomputed as load_precomputed
+    from he_inference.precomputed import precompute as precompute
     from he_inference.program import Program as Program
     from he_inference.programs import load_program as load_program
     from he_inference.remote import RemoteServer as RemoteServer
@@ -53,6 +56,7 @@ _HOMES = {
     "HEError": "errors",
     "Network": "network",
     "Parameters": "parameters",
+    "Precomputed": "precomputed",
     "Program": "program",
     "RemoteServer": "remote",
     "Server": "server",
@@ -60,7 +64,9 @@ _HOMES = {
     "compile": "compiler",
     "from_torch": "torch_modules",
     "load_network": "network",
+    "load_precomputed": "precomputed",
     "plan": "compiler",
+    "precompute": "precomputed",
     "load_program": "programs",
     "load_signature": "signatures",
 }

@@ -12,22 +12,33 @@ from he_inference.backend.residues.sanitiser import Sanitiser
 from he_inference.coefficient_program import COMPONENTS, CoefficientProgram
 from he_inference.coefficient_wire import CoefficientAnswer
 from he_inference.errors import UnknownKey
+from he_inference.precomputed import Precomputed, precompute
+from he_inference.processors import CPU
 from he_inference.wire import Residues, Seeded
 
 
 class CoefficientEngine:
     """What `Server` does with messages for this layout.
 
-    threads: one unless given; a program with many outputs has work for more.
+    threads: one unless given; a program with many outputs has work for more. precomputed: of this
+    very program; made here unless given.
     """
 
-    def __init__(self, program: CoefficientProgram, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        program: CoefficientProgram,
+        *,
+        threads: int | None = None,
+        precomputed: Precomputed | None = None,
+    ) -> None:
+        """Raises `ServiceError` for what was precomputed of another program."""
         threads = threads or 1
         signature = program.signature
         self._signature, self._layout = signature, signature.layout
         self._primes = signature.parameters.data_primes
-        polynomials = self._layout.weights(program.weights)
-        self._products = InnerProducts(polynomials, self._primes[0], threads=threads)
+        ready = precomputed or precompute(program, CPU)
+        ready.check(program)
+        self._products = InnerProducts(ready.weights, self._primes[0], threads=threads)
         self._products.prepare()
         self._offset = np.mod(program.offset, self._primes[0]).astype(np.uint64)
         self._places = np.concatenate(

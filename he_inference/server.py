@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from he_inference import wire
 from he_inference.batch_program import BatchProgram
@@ -12,6 +12,9 @@ from he_inference.errors import ServiceError, UnknownKey
 from he_inference.processors import CPU
 from he_inference.programs import AnyProgram, load_program
 from he_inference.signatures import AnySignature
+
+if TYPE_CHECKING:
+    from he_inference.precomputed import Precomputed
 
 MAX_CLIENTS = 16
 """Sets of evaluation keys held at a time; the one unused for longest makes room."""
@@ -48,16 +51,17 @@ class Server:
         threads: int | None = None,
         device: str = CPU,
         backend: str = "residues",
+        precomputed: "Precomputed | None" = None,
     ) -> None:
         """threads: that evaluate one message; as many as there are processors for a batch, one for
         single queries, which two answer sooner at a little more cost in all.
 
         device: "cpu", or one of torch's on which batches are evaluated, "cuda". backend: of the
-        packed layout, see `PackedEngine`. Raises `ServiceError` for what is not there, and for
-        what the program's layout cannot use.
+        packed layout, see `PackedEngine`. precomputed: what `precompute` made of this program.
+        Raises `ServiceError` for what is not there, and for what the program's layout cannot use.
         """
         self._program = program if isinstance(program, AnyProgram) else load_program(program)
-        self._engine = _engine(self._program, threads, device, backend)
+        self._engine = _engine(self._program, threads, device, backend, precomputed)
         self._max_clients = max_clients
         self._clients: OrderedDict[bytes, Any] = OrderedDict()
 
@@ -100,8 +104,16 @@ class Server:
         return keys
 
 
-def _engine(program: AnyProgram, threads: int | None, device: str, backend: str) -> _Engine:
+def _engine(
+    program: AnyProgram,
+    threads: int | None,
+    device: str,
+    backend: str,
+    precomputed: "Precomputed | None",
+) -> _Engine:
     # Each layout loads its own.
+    if precomputed is not None and not isinstance(program, CoefficientProgram):
+        raise ServiceError("precomputed weights are for programs of the coefficient layout")
     if isinstance(program, BatchProgram):
         from he_inference.batch_engine import BatchEngine
 
@@ -115,7 +127,7 @@ def _engine(program: AnyProgram, threads: int | None, device: str, backend: str)
             raise ServiceError(
                 f"evaluating needs {error.name}: pip install 'sottovoce[batch]'"
             ) from None
-        return CoefficientEngine(program, threads=threads)
+        return CoefficientEngine(program, threads=threads, precomputed=precomputed)
     from he_inference.packed_engine import PackedEngine
 
     return PackedEngine(program, threads=threads, backend=backend)

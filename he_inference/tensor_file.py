@@ -1,5 +1,6 @@
 """Reading our safetensors files, which may come from anybody: limits first, nothing executed."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,26 @@ def read_tensors(
         if tensor.dtype not in (np.float32, np.float64):
             raise ModelFileError(f"{path}: tensor {name} is {tensor.dtype}, expected float32 or 64")
     return metadata, {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+
+
+def map_tensor(
+    path: str | Path, name: str, expected_format: str, version: int
+) -> tuple[dict[str, str], npt.NDArray[np.float64]]:
+    """Metadata and one float64 tensor, mapped and not read; `ModelFileError` as `read_tensors`.
+
+    The array is writeable, and what is written stays in this process.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
+        _check_format(path, metadata, expected_format, version)
+        if name not in file.keys() or file.get_slice(name).get_dtype() != "F64":  # noqa: SIM118
+            raise ModelFileError(f"{path}: no float64 tensor {name!r}: make the file again")
+        shape = tuple(file.get_slice(name).get_shape())
+    with path.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        start = 8 + length + json.loads(content.read(length))[name]["data_offsets"][0]
+    return metadata, np.asarray(np.memmap(path, np.float64, "c", start, shape))
 
 
 def read_format(path: str | Path) -> str:

@@ -87,6 +87,8 @@ ORDER = (
     "backend.residues.inner_products",
     "backend.residues.evaluator",
     "backend.residues.torch_evaluator",
+    "backend.residues.torch_transform",
+    "precomputed",
     "backend.residues.sampling",
     "backend.residues.sanitiser",
     "batch_wire",
@@ -178,6 +180,7 @@ WHEN_NEEDED = {
     ("he_inference.batch_engine", "he_inference.backend.residues.torch_evaluator"),
     ("he_inference.packed_engine", "he_inference.backend.residues.packed_evaluator"),
     ("he_inference.packed_engine", "he_inference.backend.seal"),
+    ("he_inference.precomputed", "he_inference.backend.residues.torch_transform"),
 }
 MPC_ORDER = (
     "errors",
@@ -437,7 +440,10 @@ def test_randomness_is_drawn_in_one_place(name: str) -> None:
 
 def test_torch_is_for_training_translating_and_accelerators() -> None:
     users = {name for name in modules("he_inference") if "torch" in tops(name)}
-    allowed = {"nn", "torch_modules", "backend.residues.torch_evaluator", "__main__"}
+    allowed = {
+        "nn", "torch_modules", "backend.residues.torch_evaluator",
+        "backend.residues.torch_transform", "__main__",
+    }  # fmt: skip
     assert users <= {f"he_inference.{name}" for name in allowed}
 
 

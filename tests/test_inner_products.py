@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from he_inference.backend.residues.inner_products import InnerProducts
+from he_inference.backend.residues.inner_products import InnerProducts, transformed
 from he_inference.backend.residues.transforms import Transform
 from he_inference.parameters import ParametersLiteral
 
@@ -19,7 +19,7 @@ def test_sums_of_products_are_exact(bits: int, threads: int, answers: int, queri
     weights = rng.integers(-(prime // 2), prime // 2 + 1, (answers, queries, 4096))
     query = rng.integers(0, prime, (queries, 2, 4096)).astype(np.uint64)
     query[0, 0, :4] = prime - 1, 0, 1, prime // 2
-    found = InnerProducts(weights, prime, threads=threads).evaluate(query)
+    found = InnerProducts(transformed(weights, prime), prime, threads=threads).evaluate(query)
     transform = Transform(4096, (prime,))
     spectra = np.mod(weights, prime).astype(np.uint64)
     transform.forward(spectra, 0)

@@ -21,24 +21,27 @@ _BLOCK = 512
 """Coefficients at a time: what is summed stays in the first-level cache."""
 
 
+def transformed(weights: npt.NDArray[np.int64], prime: int) -> Floats:
+    """Coefficients (..., N) → float64 in the NTT domain, within prime / 2 of zero."""
+    residues = np.mod(weights, prime).astype(np.uint64)
+    Transform(weights.shape[-1], (prime,)).forward(residues, 0)
+    centred = residues.astype(np.float64)
+    centred[residues > prime // 2] -= prime
+    return centred
+
+
 class InnerProducts:
     """Fixed weight polynomials, for queries that come.
 
-    weights: int64 (answers, queries, N), coefficients, at most `MAX_CIPHERTEXTS` queries (see
-    `layouts.coefficients`); prime: q, up to 42 bits. threads: as many as this process may use
-    processors, unless given.
+    weights: float64 (answers, queries, N) of `transformed`, at most `MAX_CIPHERTEXTS` queries (see
+    `layouts.coefficients`); they may be mapped from a file. prime: q, up to 42 bits. threads: as
+    many as this process may use processors, unless given.
     """
 
-    def __init__(
-        self, weights: npt.NDArray[np.int64], prime: int, *, threads: int | None = None
-    ) -> None:
+    def __init__(self, weights: Floats, prime: int, *, threads: int | None = None) -> None:
         answers, _, degree = weights.shape
         self._transform, self._prime = Transform(degree, (prime,)), float(prime)
-        residues = np.mod(weights, prime).astype(np.uint64)
-        self._transform.forward(residues, 0)
-        centred = residues.astype(np.float64)
-        centred[residues > prime // 2] -= prime
-        self._weights: Floats = centred
+        self._weights = weights
         self._threads = min(threads or processors(), answers)
 
     def prepare(self) -> None:

@@ -372,6 +372,12 @@ class Transform:
         return rows.reshape(-1, self.degree)
 
 
+def forward_roots(degree: int, prime: int) -> Integers:
+    """ψ^rev(k) for k = 0 … N − 1, in [0, prime): what the stages of a transform multiply by."""
+    _check(degree, (prime,))
+    return _forward_roots(degree, _powers(degree, prime))
+
+
 def _check(degree: int, primes: Sequence[int]) -> None:
     if degree not in MAX_LOG_MODULUS:
         raise ParameterError(
