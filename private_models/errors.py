@@ -6,7 +6,8 @@
     ├── BudgetError           an epsilon and delta that cannot be kept, or are spent already
     ├── NotFitted             a head was asked before it was trained
     ├── HeadFileError         a saved head is not what it says, or cannot be written
-    └── BackboneError         a backbone is not installed, or gives what no head can use
+    ├── BackboneError         a backbone is not installed, or gives what no head can use
+    └── BundleError           a bundle is not what it says, or belongs to another head or backbone
 
 Every message says what was expected, what was found, and what to do. `InputError` and `OptionError`
 are also `ValueError`s, and `NotFitted` is scikit-learn's `NotFittedError`, because that is what
@@ -42,3 +43,7 @@ class HeadFileError(PrivacyError):
 
 class BackboneError(PrivacyError):
     """A backbone is not installed, or gives what no head can use."""
+
+
+class BundleError(PrivacyError):
+    """A bundle is not what it says, or belongs to another head or backbone."""

@@ -97,12 +97,20 @@ class Backbone:
             raise BackboneError(f"{self.name} gave values that are not finite, or too few rows")
         return features
 
-    def digest(self, inputs: Sequence[object]) -> str:
-        """SHA-256 in hexadecimal of the name, the weights, and the inputs as they are prepared."""
+    def identity(self) -> str:
+        """SHA-256 in hexadecimal of the name and the weights: equal for equal backbones."""
+        return self._state().hexdigest()
+
+    def _state(self) -> "hashlib._Hash":
         state = hashlib.sha256(self.name.encode() + b"\0")
         for name, tensor in sorted(self.module.state_dict().items()):
             state.update(name.encode() + b"\0")
             state.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+        return state
+
+    def digest(self, inputs: Sequence[object]) -> str:
+        """SHA-256 in hexadecimal of the name, the weights, and the inputs as they are prepared."""
+        state = self._state()
         for chunk in _batches(inputs, BATCH):
             tensor = self.prepare(chunk).contiguous()
             state.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())

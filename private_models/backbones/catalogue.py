@@ -1,0 +1,77 @@
+"""Backbones by name, so that a client finds the one that a head was trained on.
+
+efficientnet-lite0, 128 px       pictures
+all-MiniLM-L6-v2, 256 tokens     texts
+pixels, 28 x 28                  digits
+"""
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+from private_models.backbones.extraction import Backbone
+from private_models.errors import BackboneError, OptionError
+
+Kind = Literal["picture", "text", "digit", "vector"]
+"""What goes in: a PIL image, a str, a grey picture, or an array for a module of one's own."""
+
+NAMES = ("efficientnet-lite0", "minilm", "pixels")
+
+
+def efficientnet(side: int = 128) -> Backbone:
+    """Raises `BackboneError` where its packages are not installed, `InputError` for a size."""
+    try:
+        from private_models.backbones.efficientnet import efficientnet_lite0
+    except ModuleNotFoundError as error:
+        raise _missing("efficientnet-lite0", error, "backbones") from None
+    return efficientnet_lite0(side)
+
+
+def minilm(tokens: int = 256) -> Backbone:
+    """Raises `BackboneError` where its packages are not installed, `InputError` for a length."""
+    try:
+        from private_models.backbones.minilm import minilm as made
+    except ModuleNotFoundError as error:
+        raise _missing("all-MiniLM-L6-v2", error, "text") from None
+    return made(tokens)
+
+
+def grey(height: int = 28, width: int = 28) -> Backbone:
+    """Raises `InputError` for a size."""
+    from private_models.backbones.pixels import pixels
+
+    return pixels(height, width)
+
+
+_KNOWN: tuple[tuple[str, Kind, Callable[..., Backbone]], ...] = (
+    (r"efficientnet-lite0, (\d{1,4}) px", "picture", efficientnet),
+    (r"all-MiniLM-L6-v2, (\d{1,4}) tokens", "text", minilm),
+    (r"pixels, (\d{1,4}) x (\d{1,4})", "digit", grey),
+)
+
+
+def kind_of(name: str) -> Kind:
+    """ "vector" for a backbone that is not in the catalogue."""
+    return next((kind for form, kind, _ in _KNOWN if re.fullmatch(form, name)), "vector")
+
+
+def named(name: str) -> Backbone:
+    """The backbone of that full name. Raises `BackboneError` for one that is not here."""
+    for form, _, make in _KNOWN:
+        if found := re.fullmatch(form, name):
+            return make(*map(int, found.groups()))
+    raise BackboneError(f"backbone {name!r:.100} is not in the catalogue: pass it as backbone=")
+
+
+def short_named(name: str, pixels: int, tokens: int) -> Backbone:
+    """One of NAMES with its size. Raises `OptionError` for another."""
+    if name not in NAMES:
+        raise OptionError(f"backbone {name!r}: expected one of {', '.join(NAMES)}")
+    made = {"minilm": lambda: minilm(tokens), "pixels": grey}
+    return made.get(name, lambda: efficientnet(pixels))()
+
+
+def _missing(name: str, error: ModuleNotFoundError, extra: str) -> BackboneError:
+    return BackboneError(
+        f"backbone {name} needs {error.name}: pip install 'sottovoce[heads,{extra}]'"
+    )

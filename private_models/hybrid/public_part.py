@@ -1,0 +1,197 @@
+"""What clients get of a bundle: how to make features, how to ask, and what is promised.
+
+    bundle.json         backbone, its digest, what goes in, classes, statement of privacy
+    single.signature    for one query          batch.signature    for thousands at once
+    projection.safetensors                     a public map of features, where there is one
+
+Nothing of the head is in it but what signatures show: the scales of its numbers. Which head it is
+shows by the signatures' identities, drawn at random when it was compiled, so that nobody can
+confirm a guess of its weights. All of it is checked when read: a server may send anything.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+import he_inference
+from he_inference import BatchSignature, CoefficientSignature
+from private_models.backbones.catalogue import Kind, kind_of
+from private_models.backbones.extraction import Backbone
+from private_models.errors import BundleError, PrivacyError
+from private_models.features import check_classes
+from private_models.hybrid.projection import Projection
+from private_models.statement import Statement, read_statement
+
+FORMAT = "sottovoce-bundle"
+VERSION = 1
+DESCRIPTION, SINGLE, BATCH = "bundle.json", "single.signature", "batch.signature"
+PROJECTION = "projection.safetensors"
+_MAX_BYTES = 1 << 24
+_MAX_PROJECTION_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, eq=False)
+class PublicPart:
+    """Attributes:
+    single, batch: signatures of the programs for one query, and for thousands, or None.
+    backbone: its full name. identity: SHA-256 of its name and weights, in hexadecimal.
+    classes: (K,) labels, in the order of scores. statement: of the head, or None where it was said
+        that it has no privacy. projection: of features, before they are encrypted, or None.
+    """
+
+    single: CoefficientSignature
+    batch: BatchSignature | None
+    backbone: str
+    identity: str
+    classes: npt.NDArray[Any]
+    statement: Statement | None
+    projection: Projection | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What goes into the backbone."""
+        return kind_of(self.backbone)
+
+    @property
+    def version(self) -> str:
+        """Of the head, in hexadecimal: another for every build, even of the same weights."""
+        return self.single.identity.hex()
+
+    def promise(self) -> str:
+        """The statement of privacy in a line."""
+        if self.statement is None or not self.statement.is_private:
+            return "no differential privacy: answers may tell who was in the training data"
+        s = self.statement
+        return f"({s.epsilon:g}, {s.delta:g})-differential privacy, {s.relation} neighbours"
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Raises `BundleError` for another one than the head was trained on."""
+        if (found := backbone.identity()) != self.identity:
+            raise BundleError(
+                f"the head was trained on backbone {self.backbone!r} with digest "
+                f"{self.identity[:16]}…, this is {backbone.name!r} with {found[:16]}…: install the "
+                "same release of it"
+            )
+
+    def prepare(self, features: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Features (rows, d) as they are encrypted: projected, and clipped to what is taken."""
+        rows = np.asarray(features, np.float32)
+        low, high = self.single.input_range
+        return (self.projection(rows) if self.projection else rows).clip(low, high)
+
+    def save(self, folder: Path) -> None:
+        """Write the files; the folder must be there. Raises `BundleError`."""
+        description = {
+            "format": FORMAT,
+            "version": VERSION,
+            "backbone": self.backbone,
+            "identity": self.identity,
+            "classes": self.classes.tolist(),
+            "statement": None if self.statement is None else self.statement.to_dict(),
+        }
+        try:
+            (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+            (folder / SINGLE).write_bytes(self.single.to_bytes())
+            if self.batch is not None:
+                (folder / BATCH).write_bytes(self.batch.to_bytes())
+            if (p := self.projection) is not None:
+                tensors = {
+                    "mean": p.mean,
+                    "matrix": np.ascontiguousarray(p.matrix),
+                    "bound": np.array([p.bound]),
+                }
+                save_file(tensors, folder / PROJECTION)
+        except OSError as error:
+            raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+def load_public(folder: str | Path) -> PublicPart:
+    """Read and check what `save` wrote. Raises `BundleError` or what reading a signature raises."""
+    folder = Path(folder)
+    values = _description(folder)
+    try:
+        statement = values["statement"]
+        part = PublicPart(
+            _signature(folder / SINGLE, CoefficientSignature),
+            _signature(folder / BATCH, BatchSignature) if (folder / BATCH).exists() else None,
+            _text(values["backbone"], 200),
+            _text(values["identity"], 64),
+            check_classes(values["classes"]),
+            None if statement is None else read_statement(json.dumps(statement)),
+            _projection(folder / PROJECTION) if (folder / PROJECTION).exists() else None,
+        )
+    except PrivacyError as error:
+        raise BundleError(f"{folder}: {error}") from None
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{folder}: {DESCRIPTION} is malformed: {error!r:.100}") from None
+    _check(part, folder)
+    return part
+
+
+def _description(folder: Path) -> Mapping[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        values = json.loads(content) if len(content) <= _MAX_BYTES else None
+    except OSError as error:
+        hint = ": expected the public part of a bundle, BUNDLE/public" if folder.is_dir() else ""
+        raise BundleError(f"{path}: cannot be read: {error.strerror or error}{hint}") from None
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise BundleError(f"{path}: not a {FORMAT} file")
+    if values.get("version") != VERSION:
+        raise BundleError(f"{path}: version {values.get('version')!r:.20}, this release reads "
+                          f"{VERSION}: build the bundle again")  # fmt: skip
+    return values
+
+
+def _signature(path: Path, kind: type[Any]) -> Any:
+    found = he_inference.load_signature(path)
+    if not isinstance(found, kind):
+        raise BundleError(f"{path.name} is a {type(found).__name__}, expected {kind.__name__}")
+    return found
+
+
+def _text(value: Any, longest: int) -> str:
+    if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+        raise ValueError(f"a text of at most {longest} characters")
+    return value
+
+
+def _projection(path: Path) -> Projection:
+    try:
+        if path.stat().st_size > _MAX_PROJECTION_BYTES:
+            raise BundleError(f"{path.name}: over {_MAX_PROJECTION_BYTES} bytes")
+        tensors = load_file(path)
+        mean, matrix, bound = (tensors[name] for name in ("mean", "matrix", "bound"))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise BundleError(f"{path.name}: cannot be read: {str(error)[:100]}") from None
+    right = all(a.dtype == np.float64 and np.isfinite(a).all() for a in (mean, matrix, bound))
+    if not right or mean.ndim != 1 or matrix.shape[:1] != mean.shape or matrix.ndim != 2:
+        raise BundleError(f"{path.name}: expected finite float64 (d,) and (d, r)")
+    if bound.shape != (1,) or not bound[0] > 0:
+        raise BundleError(f"{path.name}: expected a bound over 0")
+    return Projection(mean, matrix, float(bound[0]))
+
+
+def _check(part: PublicPart, folder: Path) -> None:
+    """Whether the parts belong together."""
+    signatures = [part.single] if part.batch is None else [part.single, part.batch]
+    shapes = {cast(Any, s).input_shape for s in signatures}
+    outputs = {cast(Any, s).outputs for s in signatures}
+    if len(shapes) > 1 or outputs != {len(part.classes)} or len(part.single.input_shape) != 1:
+        raise BundleError(
+            f"{folder}: signatures of {sorted(shapes)} features and {sorted(outputs)} scores do "
+            f"not go together, or not with {len(part.classes)} classes"
+        )
+    if part.projection is not None and {part.projection.matrix.shape[1:]} != shapes:
+        raise BundleError(f"{folder}: the projection gives another number of features")
