@@ -1,13 +1,13 @@
 """`private-models`: train a head with differential privacy, account for it, attack it.
 
 features ─▸ fit, pate ─▸ predict
-                └─▸ audit        account: what is it worth, what does it cost?
+                ├─▸ audit         account: what is it worth, what does it cost?
+                └─▸ bundle ─▸ ask   hybrid: all of it once, and what it costs
 """
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -23,10 +23,13 @@ from private_models.audit.mechanism import audit_mechanism
 from private_models.audit.report import Report, Section, mechanism_section
 from private_models.audit.subjects import ESTIMATORS, subject
 from private_models.audit.suite import Target, attack_rows, attack_service
+from private_models.backbones import catalogue
 from private_models.classifier import PrivateClassifier
 from private_models.errors import InputError, OptionError, PrivacyError
 from private_models.features import ArrayRows, check_classes, class_indices
 from private_models.head import PrivateHead, load_head
+from private_models.hybrid.__main__ import app as hybrid_verbs
+from private_models.inputs import read_inputs
 from private_models.pate.ensemble import PateOptions, train_student
 from private_models.solvers.task import Progress
 from private_models.training import SOLVERS, Options, train
@@ -34,7 +37,6 @@ from private_models.training import SOLVERS, Options, train
 USER_ERROR = 2
 REFUTED = 1
 INTERRUPTED = 130
-BACKBONES = ("efficientnet-lite0", "minilm")
 _Misuse = cast(type[Exception], typer.BadParameter.__mro__[2])
 """click's ClickException, or that of the copy of click which newer releases of typer hold."""
 
@@ -45,6 +47,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(hybrid_verbs)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
@@ -66,7 +70,7 @@ def features(
         ),
     ],
     output: Output,
-    backbone: Annotated[str, typer.Option(help=", ".join(BACKBONES))] = BACKBONES[0],
+    backbone: Annotated[str, typer.Option(help=", ".join(catalogue.NAMES))] = catalogue.NAMES[0],
     labels: Annotated[Path | None, typer.Option(help="File for folders' names, or labels.")] = None,
     column: Annotated[str | None, typer.Option(help="Of a CSV file that holds the texts.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Of the labels beside them.")] = None,
@@ -80,11 +84,12 @@ def features(
     for path in (output, labels):
         if path is not None:
             user_files.check_output(path, inputs)
-    given, names = _inputs(backbone, inputs, column, label_column)
+    texts = backbone == "minilm"
+    given, names = read_inputs(inputs, texts, column, label_column)
     if labels is not None and names is None:
         raise InputError(f"{inputs}: neither a folder for each class nor --label-column, so there "
                          "are no labels to write")  # fmt: skip
-    extractor = _backbone(backbone, pixels, tokens)
+    extractor = catalogue.short_named(backbone, pixels, tokens)
     with terminal.bar(as_json, "inputs") as progress:
         task = progress.add_task("extracting features", total=len(given))
 
@@ -103,31 +108,6 @@ def features(
               "backbone": extractor.name}  # fmt: skip
     text = f"{output}: {len(found)} rows of {found.shape[1]} features by {extractor.name}"
     terminal.report(values, text, as_json)
-
-
-def _inputs(
-    backbone: str, path: Path, column: str | None, label_column: str | None
-) -> tuple[Sequence[object], list[str] | None]:
-    from private_models.picture_files import read_pictures
-    from private_models.text_files import read_texts
-
-    if backbone not in BACKBONES:
-        raise OptionError(f"--backbone {backbone!r}: expected one of {', '.join(BACKBONES)}")
-    if backbone == "minilm":
-        return read_texts(path, column, label_column)
-    if column is not None or label_column is not None:
-        raise OptionError("--column and --label-column are for texts: say --backbone minilm")
-    return read_pictures(path)
-
-
-def _backbone(name: str, pixels: int, tokens: int) -> Any:
-    if name == "minilm":
-        from private_models.backbones.minilm import minilm
-
-        return minilm(tokens)
-    from private_models.backbones.efficientnet import efficientnet_lite0
-
-    return efficientnet_lite0(pixels)
 
 
 @app.command(
@@ -156,7 +136,7 @@ def fit(
         None if public is None else feature_files.read_features(public),
         cast(Any, relation), _classes(classes, names), count, device=device,
     )  # fmt: skip
-    with _stages(as_json) as show:
+    with terminal.stages(as_json) as show:
         head.fit(matrix, names, progress=show)
     head.head_.save(output.resolve())
     values = {"head": str(output), **head.statement_.to_dict()}
@@ -215,7 +195,7 @@ def pate(
         data_dependent=data_dependent,
     )  # fmt: skip
     private = ArrayRows(matrix, class_indices(names, chosen))
-    with _stages(as_json) as show:
+    with terminal.stages(as_json) as show:
         student = train_student(
             private, feature_files.read_features(public), options, progress=show
         )
@@ -310,7 +290,7 @@ def audit(
     target = None
     if members is not None and member_labels is not None:
         target = _target(budget, estimator, members, member_labels, public)
-    with _stages(as_json) as show:
+    with terminal.stages(as_json) as show:
         found = audit_mechanism(
             chosen.fit, chosen.problem, runs,
             progress=lambda done: show("fits with and without a canary", done, runs),
@@ -376,18 +356,6 @@ def _copied(url: str, insecure_plain_http: bool, rows: Any, show: Progress) -> S
 
             width = int(np.prod(signature.input_shape))
             return attack_service(ask, width, signature.input_range, rows, show)
-
-
-@contextmanager
-def _stages(as_json: bool) -> Iterator[Progress]:
-    """A bar that shows one stage after another."""
-    with terminal.bar(as_json, "steps") as progress:
-        task = progress.add_task("reading", total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
-
-        yield show
 
 
 def _classes(given: str, labels: Any) -> list[Any]:

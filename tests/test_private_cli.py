@@ -302,7 +302,7 @@ def test_features(tmp_path: Path) -> None:
         return torch.stack([torch.tensor(np.asarray(p), dtype=torch.float32) for p in pictures])
 
     small = Backbone("small", torch.nn.Flatten(), pixels_of)
-    with patch("private_models.__main__._backbone", return_value=small):
+    with patch("private_models.backbones.catalogue.efficientnet", return_value=small):
         ask = ("features", tmp_path / "in", "-o", out)
         said = run(*ask, "--labels", labels, "--cache", tmp_path / "c", "--json").json
         assert (said["rows"], said["columns"]) == (2, 192)

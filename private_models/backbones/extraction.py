@@ -25,6 +25,8 @@ from private_models.errors import BackboneError, InputError, OptionError
 Features = npt.NDArray[np.float32]
 Progress = Callable[[int], None]
 BATCH = 64
+PART = 2000
+"""Inputs to a file of the cache."""
 
 
 def ignore(_rows: int) -> None:
@@ -127,8 +129,25 @@ class Backbone:
     ) -> Features:
         """As `features`, from the folder's cache where it holds them, and kept there otherwise.
 
-        A damaged cache file is made anew. Raises `InputError` for a folder that cannot be used.
+        In parts, so that what was interrupted goes on where it was. A damaged file is made anew.
+        Raises `InputError` for a folder that cannot be used.
         """
+        if not len(inputs):
+            raise InputError("no inputs: expected at least one to extract features of")
+        parts = [
+            self._cached_part(part, folder, device, batch, progress)
+            for part in _batches(inputs, PART)
+        ]
+        return np.concatenate(parts)
+
+    def _cached_part(
+        self,
+        inputs: Sequence[object],
+        folder: Path,
+        device: str | None,
+        batch: int,
+        progress: Progress,
+    ) -> Features:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = folder / f"{self.digest(inputs)}.safetensors"
