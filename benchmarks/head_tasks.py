@@ -25,6 +25,7 @@ class HeadTask:
     Attributes:
         name: for tables. features (n, d), labels (n,): private. test_features, test_labels.
         public: (m, d) features that are public, disjoint from the private ones; no labels.
+        unit: what rows were divided by.
     """
 
     name: str
@@ -33,6 +34,7 @@ class HeadTask:
     test_features: Features
     test_labels: Labels
     public: Features
+    unit: float = 1.0
 
     @property
     def classes(self) -> range:
@@ -115,4 +117,4 @@ def _scaled(
     name: str, rows: Any, labels: Labels, test: Any, test_labels: Labels, public: Any
 ) -> HeadTask:
     unit = np.float32(np.linalg.norm(public, axis=1).mean())
-    return HeadTask(name, rows / unit, labels, test / unit, test_labels, public / unit)
+    return HeadTask(name, rows / unit, labels, test / unit, test_labels, public / unit, float(unit))

@@ -54,6 +54,15 @@ NEWER = (
     Figure("FHE-Benchmarking.org", "MNIST reference", None, 7.63, None, DATA),
 )
 
+CIFAR = (
+    Figure("Kim & Guyot 2023", "CKKS with bootstrapping, ResNet", 92.0, 255.0, None, DATA,
+           "one thread"),
+    Figure("bootstrapped ResNet-20, laptop", "CKKS with bootstrapping", 91.7, 336.0, None, DATA,
+           "laptop"),
+    Figure("levelled CKKS CNN", "CKKS, no bootstrapping", 75.0, 711.0, None, DATA),
+)  # fmt: skip
+"""CIFAR-10 with all of the network under encryption."""
+
 
 def rows() -> Iterator[Row]:
     """Every figure as a row of results."""

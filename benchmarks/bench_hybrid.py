@@ -1,0 +1,213 @@
+"""The hybrid: a private head behind encrypted queries, on features of a public backbone.
+
+    python -m benchmarks run hybrid
+
+Accuracy without privacy, with it, and asked under encryption, over whole test sets; what a query
+after the features costs; what is gained by transforming weights ahead, on a GPU where there is one;
+and published figures of networks that run under encryption as a whole, which is another scenario.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+import he_inference
+from benchmarks import head_features, measure
+from benchmarks.bench_heads import DELTA, Emit, Progress, without_privacy
+from benchmarks.head_tasks import PUBLIC_ROWS, TEXT_PUBLIC_ROWS, HeadTask, set_aside
+from benchmarks.measure import OURS, Row, Summary
+from benchmarks.published import CIFAR
+from he_inference.processors import processors
+from private_models import PrivateClassifier, hybrid
+from private_models.backbones import catalogue
+from private_models.backbones.extraction import Backbone
+from private_models.backbones.modules import module_backbone
+from private_models.hybrid.trial import Rows, Wishes, trial
+from workloads.cifar import cifar10
+from workloads.datasets import DatasetError, mnist
+
+NAME = "Sottovoce hybrid"
+PACKAGES = ("numpy", "torch", "numba", "tenseal", "dp-accounting", "transformers")
+EPSILONS = (1.0, 8.0)
+FEATURES = 1280
+Response = Literal["private", "plain"]
+
+
+def run(seeds: int, singles: int, full: bool, device: str, emit: Emit, progress: Progress) -> None:
+    """seeds: fits at each epsilon. singles: queries one by one. full: all data sets, or digits."""
+    emit({**measure.environment(PACKAGES), "benchmark": "hybrid", "device": _gpu(device)})
+    for source in (cifar, text, digits) if full else (digits,):
+        try:
+            task, rows, backbone = source()
+        except (DatasetError, ImportError) as error:
+            emit({"kind": "failure", "benchmark": "hybrid", "system": source.__name__,
+                  "source": OURS, "reason": str(error)})  # fmt: skip
+            continue
+        plain = without_privacy(task)["accuracy"]
+        for epsilon in EPSILONS if full else EPSILONS[:1]:
+            wishes = Wishes(epsilon, DELTA, singles, device=device)
+            emit(_whole(rows, backbone, wishes, plain, seeds, progress))
+    for classes in (10, 1000):
+        for response in ("plain", "private"):
+            progress(f"queries, {classes} classes, {response}", 0, 1)
+            emit(_query(classes, response, singles))
+    for classes in (10, 1000):
+        for row in _precomputed(classes, device):
+            emit(row)
+    for figure in CIFAR:
+        emit({"kind": "hybrid_published", "source": measure.PUBLISHED, **figure._asdict()})
+
+
+# ---------------------------------------------------------------------------- whole test sets
+
+
+def cifar() -> tuple[HeadTask, Rows, Backbone]:
+    """CIFAR-10 (JPEG) through EfficientNet-Lite0 at 128 pixels. Raises as the loaders do."""
+    (train, labels), (test, test_labels) = head_features.cifar_features()
+    inputs = [Image.fromarray(pixels) for pixels in cifar10().test.pixels[:1000]]
+    name = "CIFAR-10 (JPEG), EfficientNet-Lite0 128 px"
+    return _task(name, train, labels, test, test_labels, inputs, PUBLIC_ROWS,
+                 catalogue.efficientnet(head_features.PIXELS))  # fmt: skip
+
+
+def text() -> tuple[HeadTask, Rows, Backbone]:
+    """Food reviews through MiniLM. Raises ImportError."""
+    (train, labels), (test, test_labels) = head_features.text_features()
+    return _task("food reviews, all-MiniLM-L6-v2", train, labels, test, test_labels,
+                 head_features.test_reviews(), TEXT_PUBLIC_ROWS, catalogue.minilm())  # fmt: skip
+
+
+def digits() -> tuple[HeadTask, Rows, Backbone]:
+    """MNIST's pixels as they are."""
+    splits = mnist()
+    train, test = (part.images.reshape(len(part), -1) for part in (splits.train, splits.test))
+    return _task("MNIST pixels", train, splits.train.labels, test, splits.test.labels,
+                 list(splits.test.images[:1000, 0]), PUBLIC_ROWS, catalogue.grey())  # fmt: skip
+
+
+def _task(
+    name: str, train: Any, labels: Any, test: Any, test_labels: Any, inputs: list[Any],
+    public: int, backbone: Backbone,
+) -> tuple[HeadTask, Rows, Backbone]:  # fmt: skip
+    """The task as in the benchmark of heads, and the same rows as the backbone gives them."""
+    task = set_aside(name, train, labels, test, test_labels, public)
+    unit = np.float32(task.unit)
+    rows = Rows(
+        name, task.features * unit, task.labels, task.classes, task.test_features * unit,
+        task.test_labels, inputs, task.public * unit, 1.0, len(task.labels),
+    )  # fmt: skip
+    return task, rows, backbone
+
+
+def _whole(
+    rows: Rows, backbone: Backbone, wishes: Wishes, plain: float, seeds: int, progress: Progress
+) -> Row:
+    """A trial, and the accuracy of more fits like it."""
+    found = trial(rows, backbone, wishes, progress).to_dict()
+    accuracies = [found["private_accuracy"]]
+    for seed in range(1, seeds):
+        progress(f"{rows.name}, fits", seed, seeds)
+        head = PrivateClassifier(
+            wishes.epsilon, wishes.delta, public_features=rows.public, rows=rows.count,
+            classes=list(rows.classes),
+        )  # fmt: skip
+        head.fit(rows.features, rows.labels)
+        accuracies.append(float(head.score(rows.test_features, rows.test_labels)))
+    return {
+        "kind": "hybrid", "system": NAME, "source": OURS, "cores": processors(), **found,
+        "plain_accuracy": plain, "fits": len(accuracies),
+        "mean_accuracy": float(np.mean(accuracies)),
+        "accuracy_deviation": float(np.std(accuracies)),
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------- one query
+
+
+def _linear(classes: int, response: Response) -> tuple[hybrid.Bundle, Any]:
+    """A head of random weights on features like a backbone's, and such features."""
+    rng = np.random.default_rng(classes)
+    torch.manual_seed(classes)
+    features = rng.gamma(1.0, 0.8, (300, FEATURES)).clip(0, 6).astype(np.float32)
+    module = torch.nn.Linear(FEATURES, classes)
+    bundle = hybrid.build(
+        module, module_backbone(torch.nn.Identity(), "random features"), examples=features,
+        classes=range(classes), no_privacy=True, response=response, layout="coefficients",
+    )  # fmt: skip
+    return bundle, features
+
+
+def _query(classes: int, response: Response, count: int) -> Row:
+    """CPU time of one query after its features, client and server in this process, one thread."""
+    bundle, features = _linear(classes, response)
+    server = he_inference.Server(bundle.single, precomputed=bundle.precomputed)
+    client = he_inference.Client(bundle.single.signature)
+    server.register(client.evaluation_keys())
+    spans: dict[str, list[float]] = {"encrypt": [], "server": [], "decrypt": []}
+    for number in range(-3, count):  # the first warm up
+        row = features[number % len(features)][None]
+        encrypt, query = measure.timed(lambda row=row: client.encrypt(row))  # type: ignore[misc]
+        evaluate, answer = measure.timed(lambda query=query: server.evaluate(query))  # type: ignore[misc]
+        decrypt, _ = measure.timed(lambda answer=answer: client.decrypt(answer))  # type: ignore[misc]
+        if number >= 0:
+            for name, span in zip(spans, (encrypt, evaluate, decrypt), strict=True):
+                spans[name].append(span.cpu_ms)
+    totals = [sum(parts) for parts in zip(*spans.values(), strict=True)]
+    return {
+        "kind": "hybrid_query", "system": NAME, "source": OURS, "features": FEATURES,
+        "classes": classes, "response": response, "queries": count,
+        **Summary.of(totals).as_row("cpu_ms"),
+        **{f"{name}_cpu_ms": Summary.of(found).median for name, found in spans.items()},
+        "request_bytes": len(query), "response_bytes": len(answer),
+        "evaluation_key_bytes": len(client.evaluation_keys()),
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------- ahead of time
+
+
+def _precomputed(classes: int, device: str) -> Iterator[Row]:
+    """Weights to the NTT domain by numba, by torch, on a GPU: what it costs, and what it saves."""
+    bundle, _ = _linear(classes, "private")
+    program = bundle.single
+    with tempfile.TemporaryDirectory() as folder:
+        he_inference.precompute(program).save(Path(folder) / "weights")
+        mapped = _median(lambda: he_inference.load_precomputed(Path(folder) / "weights", program))
+        size = (Path(folder) / "weights").stat().st_size
+    places = ["cpu", "torch on the CPU"] + (["cuda"] if _gpu(device) else [])
+    for place in places:
+        yield {
+            "kind": "hybrid_precompute", "system": NAME, "source": OURS, "features": FEATURES,
+            "classes": classes, "device": _gpu(device) if place == "cuda" else place,
+            "transform_ms": _median(_transform(program, place)), "map_ms": mapped,
+            "file_bytes": size,
+        }  # fmt: skip
+
+
+def _transform(program: he_inference.CoefficientProgram, place: str) -> Callable[[], Any]:
+    if place != "torch on the CPU":
+        return lambda: he_inference.precompute(program, place)
+    from he_inference.backend.residues.torch_transform import torch_transformed
+
+    signature = program.signature
+    prime = signature.parameters.data_primes[0]
+    return lambda: torch_transformed(signature.layout.weights(program.weights), prime, "cpu")
+
+
+def _median(call: Callable[[], Any]) -> float:
+    """Elapsed milliseconds, of five calls after one to warm up."""
+    return Summary.of([measure.timed(call)[0].wall_ms for _ in range(6)][1:]).median
+
+
+def _gpu(device: str) -> str | None:
+    """The name of the GPU that is used, if one is."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return None
+    return str(torch.cuda.get_device_name())
