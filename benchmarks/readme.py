@@ -15,7 +15,7 @@ from benchmarks.report import markdown
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 RESULTS = (
     "query.jsonl", "batch.jsonl", "points.jsonl", "cores.jsonl", "heads.jsonl", "training.jsonl",
-    "trained.jsonl",
+    "trained.jsonl", "hybrid.jsonl",
 )  # fmt: skip
 """Files of results, each of one run."""
 NOT_YET = "Not measured on this version: `python -m benchmarks run heads --peers` does it.\n"
@@ -44,6 +44,7 @@ def blocks(rows: Iterable[Row]) -> dict[str, str]:
         "points": _points(found),
         "heads": _heads(found),
         "training": _training(found),
+        "hybrid": _hybrid(found),
     }
 
 
@@ -67,6 +68,11 @@ def _heads(rows: Iterable[Row]) -> str:
         for row in growth
     ]
     return "\n".join([tables, *lines]).rstrip("\n") + "\n"
+
+
+def _hybrid(rows: Iterable[Row]) -> str:
+    found = [row for row in rows if str(row.get("kind")).startswith("hybrid")]
+    return markdown(found).replace("## ", "### ") if found else NOT_YET
 
 
 _SHARES = ("training", "slow network", "shared inference", "trained")

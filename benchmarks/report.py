@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from benchmarks.measure import Row
 
@@ -40,6 +40,7 @@ def markdown(rows: Iterable[Row]) -> str:
         parts += _heads(by_kind["head"])
     if "head_stream" in by_kind:
         parts += ["## Streams of rows", _table(_STREAMS, by_kind["head_stream"])]
+    parts += _hybrid(by_kind)
     if "mnist" in by_kind:
         parts += [
             "## One query, the shipped MNIST network",
@@ -57,6 +58,23 @@ def markdown(rows: Iterable[Row]) -> str:
     for row in by_kind.get("failure", []):
         parts.append(f"**{row['system']}** ({row['source']}): not measured. {row['reason']}")
     return "\n\n".join(parts) + "\n"
+
+
+def _hybrid(by_kind: Mapping[str, Sequence[Row]]) -> list[str]:
+    """A head asked under encryption; whole networks under encryption beside it."""
+    parts: list[str] = []
+    if found := by_kind.get("hybrid"):
+        title = "## A private head asked under encryption, whole test sets"
+        parts += [title, _table(_HYBRID, found)]
+    if found := by_kind.get("hybrid_query"):
+        parts += ["## One encrypted query after its features", _table(_AFTER, found)]
+    if found := by_kind.get("hybrid_precompute"):
+        parts += ["## Weights transformed ahead", _table(_AHEAD, found)]
+    if found := by_kind.get("hybrid_published"):
+        beside = [row for row in by_kind.get("hybrid", []) if "CIFAR" in str(row["data"])]
+        title = "## CIFAR-10, beside networks that run under encryption as a whole"
+        parts += [title, _table(_WHOLE, [*beside, *found])]
+    return parts
 
 
 def _heads(rows: Sequence[Row]) -> list[str]:
@@ -163,6 +181,90 @@ def _hardware(row: Row) -> str:
     return str(row["hardware"]) if "hardware" in row else f"{row['cores']} core"
 
 
+def _stage(name: str) -> Callable[[Row], str]:
+    return lambda row: f"{row['single_ms'][name]:.1f}"
+
+
+def _mean(row: Row) -> str:
+    return f"{100 * row['mean_accuracy']:.2f} ± {100 * row['accuracy_deviation']:.2f}"
+
+
+def _served(row: Row) -> str:
+    return f"{row['test_rows'] / row['batch_ms']['server'] * 1e3:,.0f}"
+
+
+def _where(row: Row) -> str:
+    """The scenario, which is not the same: it stands in every line."""
+    if row["source"] == "published":
+        return "all of the network runs under encryption, at the server"
+    return "a public backbone runs at the client, a private head under encryption at the server"
+
+
+def _whole_seconds(row: Row) -> str:
+    if "seconds" in row:
+        return f"{row['seconds']:,.0f}"
+    return f"{sum(row['single_ms'].values()) / 1e3:.3f}"
+
+
+def _whole_accuracy(row: Row) -> str:
+    if "accuracy_percent" in row:
+        return f"{row['accuracy_percent']:.1f}"
+    return f"{100 * row['encrypted_accuracy']:.1f}, training rows with ε = {row['epsilon']:g}"
+
+
+def _accelerator(row: Row) -> str:
+    return str(row.get("hardware", f"{row.get('cores')} cores"))
+
+
+_HYBRID: Sequence[Column] = (
+    ("data", _plain("data")),
+    ("figure", _plain("source")),
+    ("ε", _number("epsilon", 0)),
+    ("no privacy %", lambda row: f"{100 * row['plain_accuracy']:.2f}"),
+    ("private heads %, mean", _mean),
+    ("the one served %", lambda row: f"{100 * row['private_accuracy']:.2f}"),
+    ("asked encrypted %", lambda row: f"{100 * row['encrypted_accuracy']:.2f}"),
+    ("labels equal %", lambda row: f"{100 * row['agreement']:.2f} of {row['test_rows']:,}"),
+    ("one by one", lambda row: f"{100 * row['single_agreement']:.1f} of {row['singles']}"),
+    ("ms: backbone", _stage("backbone")),
+    ("encrypt", _stage("encrypt")),
+    ("server, HTTP", _stage("server")),
+    ("decrypt", _stage("decrypt")),
+    ("kB up", _number("single_up", 1, 1e3)),
+    ("kB down", _number("single_down", 1, 1e3)),
+    ("keys kB", _number("single_keys", 1, 1e3)),
+    ("batches: queries/s, server over HTTP", _served),
+)
+_AFTER: Sequence[Column] = (
+    ("features", _number("features", 0)),
+    ("classes", _number("classes", 0)),
+    ("answers", _plain("response")),
+    ("figure", _plain("source")),
+    ("CPU ms (quartiles)", _milliseconds("cpu_ms")),
+    ("encrypt ms", _number("encrypt_cpu_ms", 1)),
+    ("server ms", _number("server_cpu_ms", 1)),
+    ("decrypt ms", _number("decrypt_cpu_ms", 1)),
+    ("up kB", _number("request_bytes", 1, 1e3)),
+    ("down kB", _number("response_bytes", 1, 1e3)),
+    ("keys kB", _number("evaluation_key_bytes", 1, 1e3)),
+)
+_AHEAD: Sequence[Column] = (
+    ("features", _number("features", 0)),
+    ("classes", _number("classes", 0)),
+    ("on", _plain("device")),
+    ("figure", _plain("source")),
+    ("ms to transform, saved at every start", _number("transform_ms", 1)),
+    ("ms to map the file instead", _number("map_ms", 2)),
+    ("file MB", _number("file_bytes", 2, 1e6)),
+)
+_WHOLE: Sequence[Column] = (
+    ("system", _plain("system")),
+    ("figure", _plain("source")),
+    ("accuracy %", _whole_accuracy),
+    ("seconds a query", _whole_seconds),
+    ("scenario", _where),
+    ("hardware", _accelerator),
+)
 _TRAINING: Sequence[Column] = (
     ("system", _plain("system")),
     ("figure", _plain("source")),
