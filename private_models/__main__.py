@@ -2,7 +2,7 @@
 
 features ─▸ fit, pate ─▸ predict
                 ├─▸ audit         account: what is it worth, what does it cost?
-                └─▸ bundle ─▸ ask   hybrid: all of it once, and what it costs
+                └─▸ bundle ─▸ ask, play   hybrid: all of it once, and what it costs
 """
 
 import os
@@ -31,6 +31,7 @@ from private_models.head import PrivateHead, load_head
 from private_models.hybrid.__main__ import app as hybrid_verbs
 from private_models.inputs import read_inputs
 from private_models.pate.ensemble import PateOptions, train_student
+from private_models.play.__main__ import app as play_verbs
 from private_models.solvers.task import Progress
 from private_models.training import SOLVERS, Options, train
 
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 
 app.add_typer(hybrid_verbs)
+app.add_typer(play_verbs)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]

@@ -161,6 +161,7 @@ PRIVATE_ORDER = (
     "backbones.minilm",
     "backbones.modules",
     "backbones.pixels",
+    "backbones.orientations",
     "backbones.catalogue",
     "labelled_folders",
     "feature_files",
@@ -175,9 +176,13 @@ PRIVATE_ORDER = (
     "hybrid.client",
     "hybrid.trial",
     "hybrid.__main__",
+    "play.drawing",
+    "play.uploads",
+    "play.application",
+    "play.__main__",
     "__main__",
 )
-PRIVATE_FOLDERS = {"solvers", "pate", "audit", "backbones", "hybrid"}
+PRIVATE_FOLDERS = {"solvers", "pate", "audit", "backbones", "hybrid", "play"}
 SECRET_HOLDERS = {
     "client", "packed_cipher", "batch_cipher", "coefficient_cipher", "encryption_worker",
 }  # fmt: skip
@@ -193,6 +198,7 @@ WHEN_NEEDED = {
     ("he_inference.packed_engine", "he_inference.backend.seal"),
     ("private_models.backbones.catalogue", "private_models.backbones.efficientnet"),
     ("private_models.backbones.catalogue", "private_models.backbones.minilm"),
+    ("private_models.backbones.catalogue", "private_models.backbones.orientations"),
     ("private_models.backbones.catalogue", "private_models.backbones.pixels"),
     ("he_inference.precomputed", "he_inference.backend.residues.torch_transform"),
 }
@@ -507,7 +513,9 @@ def test_packages_know_each_other_by_one_door() -> None:
     for name in EVERY:
         own = name.split(".")[0]
         others = tops(name) & (set(PACKAGES) - {own})
-        if name.startswith("private_models.hybrid.") or name == "private_models.__main__":
+        if name.startswith(("private_models.hybrid.", "private_models.play.")) or (
+            name == "private_models.__main__"
+        ):
             others -= {"he_inference"}
         assert not others, f"{name} imports {others}"
 

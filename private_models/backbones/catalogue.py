@@ -1,8 +1,11 @@
 """Backbones by name, so that a client finds the one that a head was trained on.
 
-efficientnet-lite0, 128 px       pictures
-all-MiniLM-L6-v2, 256 tokens     texts
-pixels, 28 x 28                  digits
+    efficientnet-lite0, 128 px       pictures
+    all-MiniLM-L6-v2, 256 tokens     texts
+    orientations, 28 x 28            digits
+    pixels, 28 x 28                  digits
+
+Each is loaded when it is asked for: two of them need packages of their own.
 """
 
 import re
@@ -15,7 +18,7 @@ from private_models.errors import BackboneError, OptionError
 Kind = Literal["picture", "text", "digit", "vector"]
 """What goes in: a PIL image, a str, a grey picture, or an array for a module of one's own."""
 
-NAMES = ("efficientnet-lite0", "minilm", "pixels")
+NAMES = ("efficientnet-lite0", "minilm", "orientations", "pixels")
 
 
 def efficientnet(side: int = 128) -> Backbone:
@@ -36,6 +39,13 @@ def minilm(tokens: int = 256) -> Backbone:
     return made(tokens)
 
 
+def oriented(height: int = 28, width: int = 28) -> Backbone:
+    """Raises `InputError` for a size."""
+    from private_models.backbones.orientations import orientations
+
+    return orientations(height, width)
+
+
 def grey(height: int = 28, width: int = 28) -> Backbone:
     """Raises `InputError` for a size."""
     from private_models.backbones.pixels import pixels
@@ -46,12 +56,13 @@ def grey(height: int = 28, width: int = 28) -> Backbone:
 _KNOWN: tuple[tuple[str, Kind, Callable[..., Backbone]], ...] = (
     (r"efficientnet-lite0, (\d{1,4}) px", "picture", efficientnet),
     (r"all-MiniLM-L6-v2, (\d{1,4}) tokens", "text", minilm),
+    (r"orientations, (\d{1,4}) x (\d{1,4})", "digit", oriented),
     (r"pixels, (\d{1,4}) x (\d{1,4})", "digit", grey),
 )
 
 
 def kind_of(name: str) -> Kind:
-    """ "vector" for a backbone that is not in the catalogue."""
+    """`"vector"` for a backbone that is not in the catalogue."""
     return next((kind for form, kind, _ in _KNOWN if re.fullmatch(form, name)), "vector")
 
 
@@ -60,8 +71,8 @@ def usual_norm(name: str) -> float:
 
     Public knowledge: measured on public pictures and digits, and 1 for texts by construction.
     """
-    norms: dict[Kind, float] = {"picture": 31.0, "text": 1.0, "digit": 9.2, "vector": 1.0}
-    return norms[kind_of(name)]
+    norms = {"efficientnet-lite0": 31.0, "orientations": 4.7, "pixels": 9.2}
+    return norms.get(name.split(",")[0], 1.0)
 
 
 def named(name: str) -> Backbone:
@@ -76,7 +87,7 @@ def short_named(name: str, pixels: int, tokens: int) -> Backbone:
     """One of NAMES with its size. Raises `OptionError` for another."""
     if name not in NAMES:
         raise OptionError(f"backbone {name!r}: expected one of {', '.join(NAMES)}")
-    made = {"minilm": lambda: minilm(tokens), "pixels": grey}
+    made = {"minilm": lambda: minilm(tokens), "orientations": oriented, "pixels": grey}
     return made.get(name, lambda: efficientnet(pixels))()
 
 

@@ -195,7 +195,7 @@ def _digits() -> _Given:
     splits = mnist()
     pictures = list(splits.train.images[:, 0])
     return _set_aside(
-        "MNIST", catalogue.grey(), pictures, splits.train.labels,
+        "MNIST", catalogue.oriented(), pictures, splits.train.labels,
         list(splits.test.images[:, 0]), splits.test.labels, range(10),
     )  # fmt: skip
 

@@ -1,0 +1,113 @@
+"""`private-models play`: the page, for bundles of one's own or for the digits that ship."""
+
+import socket
+import webbrowser
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from secrets import token_urlsafe
+from threading import Timer
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from he_inference import terminal
+from private_models.backbones.catalogue import oriented
+from private_models.errors import OptionError
+from private_models.head import load_head
+from private_models.hybrid.building import build
+from private_models.hybrid.bundle import PUBLIC, SINGLE, Bundle
+from private_models.hybrid.client import Client
+from private_models.hybrid.public_part import load_public
+from private_models.hybrid.server import running
+from private_models.play.application import TOKEN, Desk, application
+from workloads.datasets import mnist_sample
+from workloads.models import PRIVATE_DIGITS
+
+app = typer.Typer()
+_LOOPBACK = "127.0.0.1"
+_OPEN_AFTER_SECONDS = 0.5
+
+
+@app.command(epilog="Example: private-models play")
+def play(
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Bundles, a tab each, or public parts with --server. None: digits."),
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="URL that answers for the one public part that is named.")
+    ] = None,
+    insecure_plain_http: Annotated[
+        bool, typer.Option("--insecure-plain-http", help="Without TLS, beyond this machine.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Open none.")] = False,
+) -> None:
+    """Draw a digit, drop a picture or type a sentence, and ask about it encrypted, on a page.
+
+    The page is served to this machine alone, and keys stay here. A whole bundle is served by a
+    process of its own, which sees ciphertexts; a public part needs --server. Ctrl-C ends it all.
+    """
+    places = bundles or []
+    if server is not None and (len(places) != 1 or not _is_public(places[0])):
+        raise OptionError("--server goes with one public part, BUNDLE/public")
+    with ExitStack() as stack:
+        desks = (
+            [stack.enter_context(_desk(place, server, insecure_plain_http)) for place in places]
+            if places
+            else [stack.enter_context(_digits())]
+        )
+        _serve(desks, port, no_browser)
+
+
+def _is_public(place: Path) -> bool:
+    return not (place / SINGLE).exists() and not (place / PUBLIC).exists()
+
+
+@contextmanager
+def _desk(place: Path, server: str | None, insecure_plain_http: bool) -> Iterator[Desk]:
+    if _is_public(place):
+        public = load_public(place)
+        if server is None:
+            raise OptionError(
+                f"{place} is a public part: say --server, the URL that answers for it"
+            )
+        with Client(public, server, insecure_plain_http=insecure_plain_http) as client:
+            yield Desk(place.absolute().parent.name or str(place), client)
+        return
+    with running(place) as url, Client(place / PUBLIC, url) as client:
+        yield Desk(place.absolute().name, client)
+
+
+@contextmanager
+def _digits() -> Iterator[Desk]:
+    """The private head that ships, behind a server of its own."""
+    backbone = oriented()
+    examples = backbone.features(list(mnist_sample().images[:, 0]))
+    made: Bundle = build(
+        load_head(PRIVATE_DIGITS), backbone, examples=examples, layout="coefficients"
+    )
+    with running(made) as url, Client(made.public, url, backbone=backbone) as client:
+        yield Desk("Digits", client)
+
+
+def _serve(desks: list[Desk], port: int, no_browser: bool) -> None:
+    token = token_urlsafe(24)
+    try:
+        listener = socket.create_server((_LOOPBACK, port))
+    except OSError as error:
+        raise OptionError(f"port {port} cannot be had: {error.strerror or error}") from None
+    with listener:
+        found = listener.getsockname()[1]
+        address = f"http://{_LOOPBACK}:{found}/?{TOKEN}={token}"
+        hosts = [f"{_LOOPBACK}:{found}", f"localhost:{found}"]
+        typer.echo(f"open {address}  (Ctrl-C ends it)")
+        if not no_browser:
+            Timer(_OPEN_AFTER_SECONDS, webbrowser.open, (address,)).start()
+        config = uvicorn.Config(
+            application(desks, token, hosts), log_level="error", access_log=False, lifespan="off"
+        )
+        terminal.note("keys stay in this process; what is asked is not kept")
+        uvicorn.Server(config).run(sockets=[listener])
