@@ -58,6 +58,9 @@ def run(seeds: int, singles: int, full: bool, device: str, emit: Emit, progress:
         for response in ("plain", "private"):
             progress(f"queries, {classes} classes, {response}", 0, 1)
             emit(_query(classes, response, singles))
+    for classes in (10, 1000) if full else (10,):
+        progress(f"a batch, {classes} classes", 0, 1)
+        emit(_batch(classes, rounds=3 if full else 1))
     for classes in (10, 1000):
         for row in _precomputed(classes, device):
             emit(row)
@@ -85,11 +88,13 @@ def text() -> tuple[HeadTask, Rows, Backbone]:
 
 
 def digits() -> tuple[HeadTask, Rows, Backbone]:
-    """MNIST's pixels as they are."""
-    splits = mnist()
-    train, test = (part.images.reshape(len(part), -1) for part in (splits.train, splits.test))
-    return _task("MNIST pixels", train, splits.train.labels, test, splits.test.labels,
-                 list(splits.test.images[:1000, 0]), PUBLIC_ROWS, catalogue.grey())  # fmt: skip
+    """MNIST through histograms of orientations."""
+    splits, backbone = mnist(), catalogue.oriented()
+    train, test = (
+        backbone.features(list(part.images[:, 0])) for part in (splits.train, splits.test)
+    )
+    return _task("MNIST, orientations", train, splits.train.labels, test, splits.test.labels,
+                 list(splits.test.images[:1000, 0]), PUBLIC_ROWS, backbone)  # fmt: skip
 
 
 def _task(
@@ -131,7 +136,9 @@ def _whole(
 # ---------------------------------------------------------------------------- one query
 
 
-def _linear(classes: int, response: Response) -> tuple[hybrid.Bundle, Any]:
+def _linear(
+    classes: int, response: Response, layout: hybrid.Layout = "coefficients"
+) -> tuple[hybrid.Bundle, Any]:
     """A head of random weights on features like a backbone's, and such features."""
     rng = np.random.default_rng(classes)
     torch.manual_seed(classes)
@@ -139,7 +146,7 @@ def _linear(classes: int, response: Response) -> tuple[hybrid.Bundle, Any]:
     module = torch.nn.Linear(FEATURES, classes)
     bundle = hybrid.build(
         module, module_backbone(torch.nn.Identity(), "random features"), examples=features,
-        classes=range(classes), no_privacy=True, response=response, layout="coefficients",
+        classes=range(classes), no_privacy=True, response=response, layout=layout,
     )  # fmt: skip
     return bundle, features
 
@@ -167,6 +174,36 @@ def _query(classes: int, response: Response, count: int) -> Row:
         **{f"{name}_cpu_ms": Summary.of(found).median for name, found in spans.items()},
         "request_bytes": len(query), "response_bytes": len(answer),
         "evaluation_key_bytes": len(client.evaluation_keys()),
+    }  # fmt: skip
+
+
+def _batch(classes: int, rounds: int) -> Row:
+    """As many queries at once as a message holds: elapsed time of client and server, all cores."""
+    bundle, features = _linear(classes, "private", "auto")
+    if bundle.batch is None:
+        raise RuntimeError("a bundle of layout auto answers batches")
+    server = he_inference.Server(bundle.batch)
+    walls: dict[str, list[float]] = {"encrypt": [], "server": [], "decrypt": []}
+    with he_inference.Client(bundle.batch.signature) as client:
+        server.register(client.evaluation_keys())
+        rows = np.resize(features, (client.max_queries, FEATURES))
+        for number in range(-1, rounds):
+            encrypt, query = measure.timed(lambda: client.encrypt(rows))
+            evaluate, answer = measure.timed(lambda query=query: server.evaluate(query))  # type: ignore[misc]
+            decrypt, _ = measure.timed(lambda answer=answer: client.decrypt(answer))  # type: ignore[misc]
+            if number >= 0:
+                for name, span in zip(walls, (encrypt, evaluate, decrypt), strict=True):
+                    walls[name].append(span.wall_ms)
+        keys = len(client.evaluation_keys())
+    seconds = {name: Summary.of(found).median / 1e3 for name, found in walls.items()}
+    return {
+        "kind": "hybrid_batch", "system": NAME, "source": OURS, "features": FEATURES,
+        "classes": classes, "batch": len(rows), "cores": processors(), "response": "private",
+        "server_queries_per_second": len(rows) / seconds["server"],
+        "client_queries_per_second": len(rows) / (seconds["encrypt"] + seconds["decrypt"]),
+        "upload_bytes_per_query": len(query) / len(rows),
+        "download_bytes_per_query": len(answer) / len(rows), "evaluation_key_bytes": keys,
+        "device": "cpu",
     }  # fmt: skip
 
 

@@ -68,6 +68,8 @@ def _hybrid(by_kind: Mapping[str, Sequence[Row]]) -> list[str]:
         parts += [title, _table(_HYBRID, found)]
     if found := by_kind.get("hybrid_query"):
         parts += ["## One encrypted query after its features", _table(_AFTER, found)]
+    if found := by_kind.get("hybrid_batch"):
+        parts += ["## As many queries at once as a message holds", _table(_TOGETHER, found)]
     if found := by_kind.get("hybrid_precompute"):
         parts += ["## Weights transformed ahead", _table(_AHEAD, found)]
     if found := by_kind.get("hybrid_published"):
@@ -247,6 +249,19 @@ _AFTER: Sequence[Column] = (
     ("up kB", _number("request_bytes", 1, 1e3)),
     ("down kB", _number("response_bytes", 1, 1e3)),
     ("keys kB", _number("evaluation_key_bytes", 1, 1e3)),
+)
+_TOGETHER: Sequence[Column] = (
+    ("features", _number("features", 0)),
+    ("classes", _number("classes", 0)),
+    ("answers", _plain("response")),
+    ("figure", _plain("source")),
+    ("batch", _number("batch", 0)),
+    ("on", lambda row: f"{row['cores']} cores" if row["device"] == "cpu" else str(row["device"])),
+    ("queries/s, server", _number("server_queries_per_second", 0)),
+    ("client", _number("client_queries_per_second", 0)),
+    ("up kB a query", _number("upload_bytes_per_query", 1, 1e3)),
+    ("down kB a query", _number("download_bytes_per_query", 2, 1e3)),
+    ("keys kB", _number("evaluation_key_bytes", 0, 1e3)),
 )
 _AHEAD: Sequence[Column] = (
     ("features", _number("features", 0)),

@@ -13,7 +13,7 @@ scores, and no more of the head than these show (private answers). The backbone 
 protected: whether answers are right, against the server; how many queries there were, and when.
 """
 
-from private_models.hybrid.building import build
+from private_models.hybrid.building import Layout, build
 from private_models.hybrid.bundle import Bundle, load_bundle
 from private_models.hybrid.client import Answer, Answers, Client
 from private_models.hybrid.public_part import PublicPart, load_public
@@ -24,6 +24,7 @@ __all__ = [
     "Answers",
     "Bundle",
     "Client",
+    "Layout",
     "PublicPart",
     "Server",
     "build",
