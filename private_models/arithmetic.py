@@ -7,6 +7,7 @@ clipped ones is Zᵀ·diag(c)·E (the norm trick: Goodfellow 2015, arXiv 1510.01
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,11 +18,36 @@ from private_models.features import Chunk, Labels
 from private_models.noise import Array
 
 
+@dataclass(frozen=True)
+class Fold:
+    """How prepared rows come of centred ones: z_i = scale_i · y_i · matrix, and then a constant
+    column. matrix: (d, r), or a number. bias: 0 for none."""
+
+    matrix: Array | float
+    bias: float
+
+
+@dataclass(frozen=True)
+class FoldedChunk:
+    """Centred rows y (m, d), class indices (m,), scale (m,), and lengths (m,) of the prepared rows,
+    the bias column included."""
+
+    rows: Array
+    labels: Labels
+    scale: Array
+    lengths: Array
+
+
 class Arithmetic(Protocol):
     """What solvers ask of a chunk; every answer is a float64 numpy array."""
 
     def gradient(self, chunks: Iterable[Chunk], weights: Array, clip_norm: float) -> Array:
         """Σ clip(∂ cross-entropy/∂W, clip_norm): (width, K)."""
+
+    def folded_gradient(
+        self, chunks: Iterable[FoldedChunk], fold: Fold, weights: Array, clip_norm: float
+    ) -> Array:
+        """As `gradient`, of rows that are prepared by `fold` and never formed."""
 
     def gram(self, chunks: Iterable[Chunk], width: int) -> Array:
         """Σ z zᵀ: (width, width)."""
@@ -53,9 +79,27 @@ class CpuArithmetic:
         total = np.zeros_like(turned)
         for rows, labels in chunks:
             residual = softmax_residual(turned @ rows.T, labels)
-            residual *= _clip_factors(rows, residual, clip_norm)
+            residual *= _clip_factors(np.vecdot(rows, rows), residual, clip_norm)
             total += residual @ rows
         return np.ascontiguousarray(total.T)
+
+    def folded_gradient(
+        self, chunks: Iterable[FoldedChunk], fold: Fold, weights: Array, clip_norm: float
+    ) -> Array:
+        inner = weights[:-1] if fold.bias else weights
+        turned = np.ascontiguousarray(_times(fold.matrix, inner).T)
+        constant = fold.bias * weights[-1][:, None] if fold.bias else 0.0
+        by_rows, by_constant = np.zeros_like(turned), np.zeros(weights.shape[1])
+        for chunk in chunks:
+            logits = turned @ chunk.rows.T
+            logits *= chunk.scale
+            residual = softmax_residual(logits + constant, chunk.labels)
+            residual *= _clip_factors(chunk.lengths**2, residual, clip_norm)
+            by_constant += residual.sum(axis=1)
+            residual *= chunk.scale
+            by_rows += residual @ chunk.rows
+        total = _times(fold.matrix, by_rows.T, transposed=True)
+        return np.vstack([total, fold.bias * by_constant]) if fold.bias else total
 
     def gram(self, chunks: Iterable[Chunk], width: int) -> Array:
         total = np.zeros((width, width))
@@ -86,8 +130,15 @@ class CpuArithmetic:
         return gradient, hessian
 
 
-def _clip_factors(rows: Array, residual: Array, clip_norm: float) -> Array:
-    squares = np.vecdot(rows, rows) * np.einsum("ki,ki->i", residual, residual)
+def _times(matrix: Array | float, columns: Array, transposed: bool = False) -> Array:
+    """matrix · columns, or matrixᵀ · columns; a number stands for that multiple of the identity."""
+    if isinstance(matrix, float):
+        return matrix * columns
+    return (matrix.T if transposed else matrix) @ columns
+
+
+def _clip_factors(row_squares: Array, residual: Array, clip_norm: float) -> Array:
+    squares = row_squares * np.einsum("ki,ki->i", residual, residual)
     with np.errstate(divide="ignore"):
         return np.asarray(np.minimum(1.0, clip_norm / np.sqrt(squares)))
 
@@ -118,6 +169,27 @@ class TorchArithmetic:
             lengths = rows.norm(dim=1) * residual.norm(dim=1)
             total += rows.T @ (residual * (clip_norm / lengths).clamp(max=1)[:, None])
         return _array(total)
+
+    def folded_gradient(
+        self, chunks: Iterable[FoldedChunk], fold: Fold, weights: Array, clip_norm: float
+    ) -> Array:
+        inner = weights[:-1] if fold.bias else weights
+        turned = torch.from_numpy(_times(fold.matrix, inner)).to(self._device)
+        constant = torch.from_numpy(fold.bias * weights[-1]).to(self._device)
+        by_rows, by_constant = self._zeros(*turned.shape), self._zeros(weights.shape[1])
+        for chunk in chunks:
+            rows, labels = self._load((chunk.rows, chunk.labels))
+            scale, lengths = (
+                torch.from_numpy(values).to(self._device) for values in (chunk.scale, chunk.lengths)
+            )
+            logits = (rows @ turned) * scale[:, None]
+            residual = torch.softmax(logits + constant if fold.bias else logits, 1)
+            residual[torch.arange(len(labels), device=self._device), labels] -= 1
+            residual *= (clip_norm / (lengths * residual.norm(dim=1))).clamp(max=1)[:, None]
+            by_rows += rows.T @ (residual * scale[:, None])
+            by_constant += residual.sum(0)
+        total = _times(fold.matrix, _array(by_rows), transposed=True)
+        return np.vstack([total, fold.bias * _array(by_constant)]) if fold.bias else total
 
     def gram(self, chunks: Iterable[Chunk], width: int) -> Array:
         total = self._zeros(width, width)

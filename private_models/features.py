@@ -195,15 +195,21 @@ class StreamRows:
                     f"a chunk holds features {matrix.shape} and {len(indices)} labels: expected "
                     f"{self.width} features and one label a row"
                 )
-            held = np.concatenate([held, check_values(matrix, count)])
-            labels_held = np.concatenate([labels_held, indices])
-            count += len(indices)
-            if count > MAX_ROWS:
+            if count + len(indices) > MAX_ROWS:
                 raise InputError(f"over {MAX_ROWS} rows: no more are taken")
-            whole = len(held) - len(held) % CHUNK_ROWS
-            for start in range(0, whole, CHUNK_ROWS):
-                yield held[start : start + CHUNK_ROWS], labels_held[start : start + CHUNK_ROWS]
-            held, labels_held = held[whole:], labels_held[whole:]
+            start = 0
+            while start < len(indices):  # a part at a time, while it lies in a processor's cache
+                part = slice(start, start + CHUNK_ROWS - len(held))
+                values, places = check_values(matrix[part], count + start), indices[part]
+                start += len(places)
+                if len(held):
+                    values = np.concatenate([held, values])
+                    places = np.concatenate([labels_held, places])
+                if len(places) == CHUNK_ROWS:
+                    yield values, places
+                    values, places = values[:0], places[:0]
+                held, labels_held = values, places
+            count += len(indices)
         if len(held):
             yield held, labels_held
         if self._count is None:
@@ -256,32 +262,52 @@ class Transform:
         return math.hypot(self.norm, self.bias)
 
     @property
+    def spread(self) -> float:
+        """Norm of a row that is turned and not yet clipped, over `bound`, at most."""
+        length = self.raw_norm + float(np.linalg.norm(self.mean))
+        return self.gain * length / self.bound
+
+    @property
     def rounding(self) -> float:
         """Error of a prepared row relative to `bound`, at most (see `releases`).
 
-        Products and lengths are sums of d terms, added in an order that may depend on where a row
-        stands among others.
+        Products and squared lengths are sums of d terms, added in an order that may depend on where
+        a row stands among others: of d and `width` terms where weights are turned instead of rows.
+        A clip factor is off by half as much as the squared length; centring is off by a few units
+        of what is centred, and so is turning by a number.
         """
-        length = self.raw_norm + float(np.linalg.norm(self.mean))
-        return UNIT_ROUNDOFF * (len(self.mean) + 8) * self.gain * length / self.bound
+        lengths = (len(self.mean) + self.width) / 2 + 16
+        turning = 8 if isinstance(self.matrix, float) else len(self.mean) + self.width + 16
+        return UNIT_ROUNDOFF * (turning * self.spread + lengths)
 
     def linear(self, features: Array) -> Array:
         """Prepared without clipping, (m, d) → (m, width): what prediction sees."""
-        return self._with_bias(self._turned(features - self.mean) * self.scale)
+        return self.with_bias(self.turned(features - self.mean) * self.scale)
 
     def __call__(self, features: Array) -> Array:
         """Prepared, (m, d) → (m, width) float64, every norm at most `bound`."""
-        inner = self._turned(features)
-        inner = inner * clip_factors(features, self.raw_norm)[:, None]
-        if self.mean.any():
-            inner -= self._turned(self.mean)
-        inner *= clip_factors(inner, self.norm)[:, None]
-        return self._with_bias(inner)
+        return self.with_bias(self.scaled(features)[0])
 
-    def _turned(self, rows: Array) -> Array:
+    def scaled(self, features: Array) -> tuple[Array, Array, Array]:
+        """Prepared less the bias column, (m, inner), and the factors (m,) of both clippings:
+
+        prepared = after · (before · features · matrix − mean · matrix)
+        """
+        before = clip_factors(features, self.raw_norm)
+        inner = self.turned(features)
+        inner = inner * before[:, None]
+        if self.mean.any():
+            inner -= self.turned(self.mean)
+        after = clip_factors(inner, self.norm)
+        inner *= after[:, None]
+        return inner, before, after
+
+    def turned(self, rows: Array) -> Array:
+        """rows · matrix."""
         return rows * self.matrix if isinstance(self.matrix, float) else rows @ self.matrix
 
-    def _with_bias(self, inner: Array) -> Array:
+    def with_bias(self, inner: Array) -> Array:
+        """The constant column appended, where there is one."""
         if not self.bias:
             return inner
         return np.concatenate([inner, np.full((len(inner), 1), self.bias)], axis=1)

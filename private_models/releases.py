@@ -6,12 +6,14 @@ that order and once each. Whatever is not in the plan cannot be published; so th
 before any row is read, and a fit that is refused has spent nothing.
 
 **Rounding.** Sensitivities are those of exact sums; float64 sums are not exact, and which rows
-share a chunk depends on every row before them. Let u = 2⁻⁵³, N = `MAX_ROWS`, m = `CHUNK_ROWS`,
-C the norm of one row's part. A sum over chunks of m differs from the exact one by at most
-(m + N/m)·u·N·C, and a row's own part, computed beside other rows, by at most `part_error`·C. Two
-neighbouring data sets therefore have computed sums at most
+share a chunk depends on every row before them. Let u = 2⁻⁵³, m = `CHUNK_ROWS`, N the most rows
+there may be (`MAX_ROWS`, or twice a number that is public), and C the norm of one row's part. A sum
+over chunks of m differs from the exact one by at most (m + N/m)·u·N·C', where what is added up has
+norm C' at most: C, or more where centred rows are added and only their sum is turned (`spread`). A
+row's own part, computed beside other rows, is off by at most `part_error`·C. Two neighbouring data
+sets therefore have computed sums at most
 
-    Δ + 2·N·C·((m + N/m + 8)·u + part error)  ≤  Δ·(1 + ROUNDING_MARGIN)
+    Δ + 2·N·((m + N/m + 8)·u·C' + part error·C)  ≤  Δ·(1 + ROUNDING_MARGIN)
 
 apart. The margin is part of every sensitivity, and whatever the bound needs is made to hold by
 public means: rows are limited to N, weights to `LARGEST_LOGIT`, the condition of whitening.
@@ -40,9 +42,9 @@ MAX_ROWS = 1 << 21
 """Rows that one fit takes: 2,097,152."""
 CHUNK_ROWS = 1024
 """Rows in one matrix product: small enough for a cache, large enough to be quick."""
-ROUNDING_MARGIN = 2.0**-8
+ROUNDING_MARGIN = 2.0**-7
 """Of every sensitivity; it costs about as much of epsilon."""
-LARGEST_LOGIT = 512.0
+LARGEST_LOGIT = 256.0
 """Bound on (norm of a row)·(Frobenius norm of the weights): weights beyond are scaled back."""
 UNIT_ROUNDOFF = 2.0**-53
 _ROUNDING_TO_LATTICE = ROUNDING_MARGIN / 4
@@ -109,26 +111,37 @@ def sampler_delta(epsilon: float, coordinates: int) -> float:
     return (1 + math.exp(epsilon)) * coordinates * TOTAL_VARIATION
 
 
-def part_error(width: int, ratio: float = 1.0) -> float:
+def part_error(width: int, ratio: float = 1.0, prepared: float = 0.0) -> float:
     """Error of one row's part of a gradient over the clip norm C, at most.
 
-    Logits are products of `width` terms with a norm of at most `LARGEST_LOGIT`; a softmax halves
-    differences at least: e is off by ½·LARGEST_LOGIT·(width + 8)·u. Scaling e·z to norm C, where it
-    is longer, at most doubles an error relative to C, which is R/C = `ratio` times that of e, for
-    rows of norm at most R.
+    width: columns of the prepared features. ratio: R/C, the norm bound of a row over the clip norm.
+    prepared: error of a prepared row over R.
+
+    Logits are products of `width` terms with a norm of at most `LARGEST_LOGIT`, and are off as well
+    by what the row is off; a softmax halves differences at least, so e is off by ½·LARGEST_LOGIT·
+    ((width + 8)·u + prepared). Scaling e·z to norm C, where it is longer, at most doubles an error
+    relative to C, which is R/C times that of e; and z itself is off.
     """
-    return UNIT_ROUNDOFF * (width + 8) * LARGEST_LOGIT * max(1.0, ratio)
+    own = LARGEST_LOGIT * (UNIT_ROUNDOFF * (width + 8) + prepared) + 4 * prepared
+    return own * max(1.0, ratio)
 
 
-def check_rounding(width: int, prepared: float = 0.0, ratio: float = 1.0) -> None:
+def check_rounding(
+    width: int,
+    prepared: float = 0.0,
+    ratio: float = 1.0,
+    spread: float = 0.0,
+    rows: float = MAX_ROWS,
+) -> None:
     """Refuse with `OptionError` what could round by more than the margin.
 
-    width: columns of the prepared features. prepared: error of a prepared row over its norm bound.
-    ratio: norm bound of a row over the clip norm of its gradient.
+    width, prepared, ratio: as of `part_error`. spread: how long turning may make a row before it is
+    clipped, over R; 0 where rows are not turned. rows: that neighbouring data sets have, at most.
     """
-    sums = (CHUNK_ROWS + MAX_ROWS / CHUNK_ROWS + 8) * UNIT_ROUNDOFF
-    own = part_error(width, ratio) + 4 * max(1.0, ratio) * prepared
-    bound = 2 * MAX_ROWS * (sums + own) + _ROUNDING_TO_LATTICE
+    sums = (CHUNK_ROWS + rows / CHUNK_ROWS + 8) * UNIT_ROUNDOFF
+    sums *= 1 + 2 * max(1.0, ratio) * spread
+    own = part_error(width, ratio, prepared)
+    bound = 2 * rows * (sums + own) + _ROUNDING_TO_LATTICE
     if bound > ROUNDING_MARGIN:
         raise OptionError(
             f"{width} features, prepared to within {prepared:.1e}: rounding could reach "

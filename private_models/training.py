@@ -126,6 +126,10 @@ def train(
     true_count = rows.checked_count()
     if not true_count:
         raise InputError("0 rows: expected at least 1")
+    if options.rows is not None and true_count > 2 * options.rows:
+        raise InputError(
+            f"over twice as many rows as rows={options.rows} says there are: say how many"
+        )
     # Under `replace` neighbours have equally many rows: their number is public.
     known = true_count if options.budget.relation == "replace" else options.rows
     public = options.public_features
@@ -225,7 +229,9 @@ class _Outline:
         own = transform.rounding
         if isinstance(solver, FeatureCovariance):
             own = solver.rounding(transform)
-        check_rounding(transform.width, own, transform.bound / clip)
+        spread = 0.0 if isinstance(transform.matrix, float) else transform.spread
+        rows = MAX_ROWS if self.known_rows is None else min(MAX_ROWS, 2 * self.known_rows)
+        check_rounding(transform.width, own, transform.bound / clip, spread, rows)
         return _Part(shape, transform, solver, self._plan(solver, shape, counted))
 
     def _plan(

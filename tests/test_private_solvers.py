@@ -26,9 +26,9 @@ from private_models.arithmetic import (
     largest_gradient,
 )
 from private_models.errors import OptionError
-from private_models.features import ArrayRows, Chunk, clipping
+from private_models.features import ArrayRows, Chunk, clipping, public_moments, whitening
 from private_models.noise import Array, RandomBits
-from private_models.releases import LARGEST_LOGIT, Mechanism, Release, total_mu
+from private_models.releases import LARGEST_LOGIT, Mechanism, Release, part_error, total_mu
 from private_models.solvers import gradient
 from private_models.solvers.gradient import FeatureCovariance
 from private_models.solvers.least_squares import LeastSquares, positive
@@ -273,6 +273,33 @@ def test_rows_that_do_not_fit_are_prepared_anew() -> None:
         first, second = (list(prepared.chunks()) for _ in range(2))
         assert np.array_equal(first[0][0], second[0][0])
         assert (first[0][0] is second[0][0]) is bool(room)
+
+
+@given(seeds, st.sampled_from(["clipped", "recentred", "whitened"]), st.booleans())
+def test_gradients_of_rows_that_are_never_formed(seed: int, kind: str, by_torch: bool) -> None:
+    """Equal to those of prepared rows, up to what `rounding` allows one row and sums allow all."""
+    rng = np.random.default_rng(seed)
+    features, labels, _ = problem(seed)
+    features = features + rng.normal(size=WIDTH) * 0.3
+    outer = clipping(WIDTH, 1.0, 0.3)
+    inner = None
+    if kind == "whitened":
+        outer = whitening(public_moments(rng.normal(size=(50, WIDTH))), 1.0, WIDTH - 1, 0.1)
+    elif kind == "recentred":
+        noise = rng.normal(size=(WIDTH + 1, WIDTH + 1)) * 0.1
+        inner, _ = gradient._recentring(np.eye(WIDTH + 1) * 0.2 + noise + noise.T, 0.1, outer)
+    arithmetic = TorchArithmetic(torch.device("cpu")) if by_torch else CpuArithmetic()
+    last = inner or outer
+    weights = rng.normal(size=(last.width, CLASSES))
+    found = []
+    for room in (0, 1 << 20):
+        prepared = Prepared(ArrayRows(features, labels), outer, inner, cache_bytes=room)
+        list(prepared.chunks())
+        assert (prepared._factors is None) is bool(room)
+        found.append(prepared.gradient(arithmetic, weights, 0.7))
+    allowed = part_error(last.width, last.bound / 0.7, 8 * (outer.rounding + 64 * EPS))
+    assert np.linalg.norm(found[0] - found[1]) <= len(features) * 0.7 * allowed
+    assert np.linalg.norm(found[1]) > 1e6 * len(features) * 0.7 * allowed
 
 
 @given(seeds, st.floats(1e-3, 1e3))

@@ -88,8 +88,9 @@ class FeatureCovariance:
         """Error of a row that gradients see, relative to its bound, at most."""
         if not self.covariance_share:
             return transform.rounding
-        # Lengths of z and of the mean, both at most the norm; their sums have `width` terms.
-        return LARGEST_GAIN * (2 * transform.rounding + (2 * transform.width + 32) * UNIT_ROUNDOFF)
+        # Lengths become longer with the rows, then centring and one more clip factor.
+        own = UNIT_ROUNDOFF * (transform.width / 2 + 16)
+        return LARGEST_GAIN * (transform.rounding + 8 * UNIT_ROUNDOFF) + own
 
     def fit(self, task: Task) -> Array:
         """Weights (width, K)."""
@@ -99,7 +100,7 @@ class FeatureCovariance:
         weights = np.zeros((shape.width, shape.classes))
         velocity = np.zeros_like(weights)
         for step in range(self.steps):
-            exact = task.arithmetic.gradient(view.prepared.chunks(), weights, clip)
+            exact = view.prepared.gradient(task.arithmetic, weights, clip)
             gradient = task.mechanism.publish(GRADIENT, exact) / shape.rows
             velocity = self.momentum * velocity + view.precondition(gradient)
             weights = within_logit_bound(weights - view.pace * velocity, shape.bound)

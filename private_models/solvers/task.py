@@ -8,14 +8,14 @@ from typing import Protocol
 import numpy as np
 
 from private_models.accounting import Relation
-from private_models.arithmetic import Arithmetic
+from private_models.arithmetic import Arithmetic, Fold, FoldedChunk
 from private_models.errors import OptionError
 from private_models.features import Chunk, Rows, Transform
 from private_models.noise import Array, RandomBits
 from private_models.releases import LARGEST_LOGIT, Mechanism, Release
 
-CACHE_BYTES = 1 << 30
-"""Prepared rows up to this size are kept between passes; more are prepared anew in each."""
+CACHE_BYTES = 3 << 27
+"""Prepared rows up to this size, 400 MB, are kept between passes."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how many steps are done, and how many there are."""
@@ -60,11 +60,25 @@ class Shape:
         return one_row * (math.sqrt(2) if orthogonal else 2)
 
 
+@dataclass(frozen=True)
+class _Factors:
+    """Of a chunk's rows: before (m,) and after (m,) they are centred; lengths (m,) of prepared
+    rows."""
+
+    before: Array
+    after: Array
+    lengths: Array
+
+
 @dataclass
 class Prepared:
     """The private rows through the transform; the only thing of them that solvers see.
 
-    inner: a further one, made of what was published, after the first.
+    Prepared rows are kept between passes where they fit in memory. Of more rows only a few numbers
+    each are kept, by which a gradient is made of the rows as they come (`FoldedChunk`), so that a
+    pass costs two thin products a row and time is linear in their number.
+
+    inner: a further transform by a number, made of what was published, after the first.
     """
 
     rows: Rows
@@ -72,6 +86,7 @@ class Prepared:
     inner: Transform | None = None
     cache_bytes: int = CACHE_BYTES
     _kept: list[Chunk] | None = field(default=None, init=False)
+    _factors: list[_Factors] | None = field(default=None, init=False)
 
     def chunks(self) -> Iterator[Chunk]:
         """Prepared rows (m, width) float64 and class indices (m,)."""
@@ -79,30 +94,61 @@ class Prepared:
             yield from self._kept
             return
         kept: list[Chunk] = []
+        factors: list[_Factors] = []
         room = self.cache_bytes
         for rows, labels in self.rows.chunks():
-            chunk = (self._through_all(rows), labels)
-            room -= chunk[0].nbytes
+            prepared, found = self._through_all(rows)
+            room -= prepared.nbytes
+            factors.append(found)
             if room >= 0:
-                kept.append(chunk)
+                kept.append((prepared, labels))
             else:
                 kept.clear()
-            yield chunk
+            yield prepared, labels
         if room >= 0:
             self._kept = kept
+        elif self._is_foldable:
+            self._factors = factors
 
-    def _through_all(self, rows: Array) -> Array:
-        prepared = self.transform(rows)
-        if self.inner is None:
-            return prepared
-        return self.inner(prepared[:, :-1] if self.transform.bias else prepared)
+    def gradient(self, arithmetic: Arithmetic, weights: Array, clip_norm: float) -> Array:
+        """Σ clip(∂ cross-entropy/∂W, clip_norm) over all rows: (width, K)."""
+        if self._factors is None:
+            return arithmetic.gradient(self.chunks(), weights, clip_norm)
+        last = self.inner or self.transform
+        fold = Fold(last.matrix, last.bias)
+        return arithmetic.folded_gradient(self._folded(last.mean), fold, weights, clip_norm)
+
+    def _folded(self, mean: Array) -> Iterator[FoldedChunk]:
+        for (rows, labels), found in zip(self.rows.chunks(), self._factors or [], strict=True):
+            if (found.before < 1).any():
+                rows = rows * found.before[:, None]
+            if mean.any():
+                rows -= mean
+            yield FoldedChunk(rows, labels, found.after, found.lengths)
+
+    @property
+    def _is_foldable(self) -> bool:
+        """Whether one centring is all there is: none, or one by a number, before the inner one."""
+        outer = self.transform
+        return self.inner is None or (outer.matrix == 1.0 and not outer.mean.any())
+
+    def _through_all(self, rows: Array) -> tuple[Array, _Factors]:
+        prepared, before, after = self.transform.scaled(rows)
+        last = self.transform
+        if self.inner is not None:
+            last = self.inner
+            prepared, first, second = last.scaled(prepared)
+            before, after = before * after * first, second
+        whole = last.with_bias(prepared)
+        return whole, _Factors(before, after, np.sqrt(np.vecdot(whole, whole)))
 
     def through(self, inner: Transform) -> "Prepared":
         """The same rows less the bias column through another transform, which appends its own.
 
-        What was kept of these is let go: they are not needed any more.
+        inner: its matrix is a number. What was kept of these is let go: they are not needed any
+        more.
         """
-        self._kept = None
+        self._kept = self._factors = None
         return Prepared(self.rows, self.transform, inner, self.cache_bytes)
 
 
