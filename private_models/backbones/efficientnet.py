@@ -42,7 +42,15 @@ def efficientnet_lite0(pixels: int = 128) -> Backbone:
     def prepare(pictures: Sequence[object]) -> torch.Tensor:
         return torch.stack([_tensor(picture, pixels) for picture in pictures])
 
-    return Backbone(f"efficientnet-lite0, {pixels} px", _Trunk(network), prepare)
+    name = f"efficientnet-lite0, {pixels} px"
+    return Backbone(name, _Trunk(network), prepare, probe=[_gradients()])
+
+
+def _gradients() -> Image.Image:
+    """A small picture, of which every colour goes another way."""
+    steps = np.arange(0, 256, 8, dtype=np.uint8)
+    across = np.broadcast_to(steps, (len(steps), len(steps)))
+    return Image.fromarray(np.stack([across, across.T, across[::-1, ::-1]], axis=-1))
 
 
 def _tensor(picture: object, pixels: int) -> torch.Tensor:

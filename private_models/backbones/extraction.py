@@ -43,12 +43,15 @@ class Backbone:
         prepare: from a batch of inputs, in whatever form they are given, to the module's tensor.
         size: of an input, where batches of alike ones are quicker (texts are filled up to the
             longest of a batch); rows come back in the order of the inputs all the same.
+        probe: inputs whose prepared form is part of `identity`, so that another tokenizer or
+            another way to resize is another backbone.
     """
 
     name: str
     module: torch.nn.Module
     prepare: Callable[[Sequence[object]], torch.Tensor]
     size: Callable[[object], int] | None = None
+    probe: Sequence[object] = ()
 
     def features(
         self,
@@ -100,19 +103,16 @@ class Backbone:
         return features
 
     def identity(self) -> str:
-        """SHA-256 in hexadecimal of the name and the weights: equal for equal backbones."""
-        return self._state().hexdigest()
+        """SHA-256 in hexadecimal of the name, the weights, and the probe as it is prepared: equal
+        for equal backbones."""
+        return self.digest(self.probe)
 
-    def _state(self) -> "hashlib._Hash":
+    def digest(self, inputs: Sequence[object]) -> str:
+        """SHA-256 in hexadecimal of the name, the weights, and the inputs as they are prepared."""
         state = hashlib.sha256(self.name.encode() + b"\0")
         for name, tensor in sorted(self.module.state_dict().items()):
             state.update(name.encode() + b"\0")
             state.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-        return state
-
-    def digest(self, inputs: Sequence[object]) -> str:
-        """SHA-256 in hexadecimal of the name, the weights, and the inputs as they are prepared."""
-        state = self._state()
         for chunk in _batches(inputs, BATCH):
             tensor = self.prepare(chunk).contiguous()
             state.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())

@@ -18,6 +18,7 @@ from private_models.errors import InputError
 FEATURES = 384
 _PADDING = 0
 """The token that fills up a batch; no text has it."""
+_PROBE = "Cut into word pieces, unmistakably: naïve, 1,234 and so on."
 
 
 class _MeanOfTokens(torch.nn.Module):
@@ -57,4 +58,6 @@ def minilm(tokens: int = 256) -> Backbone:
         return ids
 
     name = f"all-MiniLM-L6-v2, {tokens} tokens"
-    return Backbone(name, _MeanOfTokens(network), prepare, lambda text: len(str(text)))
+    return Backbone(
+        name, _MeanOfTokens(network), prepare, lambda text: len(str(text)), probe=[_PROBE]
+    )

@@ -43,4 +43,5 @@ def orientations(height: int = 28, width: int = 28) -> Backbone:
     def prepare(pictures: Sequence[object]) -> torch.Tensor:
         return grey.prepare(pictures)
 
-    return Backbone(f"orientations, {height} x {width}", _Orientations(), prepare)
+    name = f"orientations, {height} x {width}"
+    return Backbone(name, _Orientations(), prepare, probe=grey.probe)

@@ -23,7 +23,8 @@ def pixels(height: int = 28, width: int = 28) -> Backbone:
     def prepare(pictures: Sequence[object]) -> torch.Tensor:
         return torch.stack([_values(picture, (height, width)) for picture in pictures])
 
-    return Backbone(f"pixels, {height} x {width}", torch.nn.Flatten(), prepare)
+    probe = np.arange(height * width, dtype=np.uint16).astype(np.uint8).reshape(height, width)
+    return Backbone(f"pixels, {height} x {width}", torch.nn.Flatten(), prepare, probe=[probe])
 
 
 def _values(picture: object, shape: tuple[int, int]) -> torch.Tensor:

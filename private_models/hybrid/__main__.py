@@ -49,6 +49,9 @@ def hybrid(
     backbone: BackboneName = None,
     column: Column = None,
     label_column: LabelColumn = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Every label of a CSV file that may occur, with commas.")
+    ] = None,
     queries: Annotated[int, typer.Option(help="Asked one by one, beside the batches.")] = 200,
     output: Annotated[Path | None, typer.Option(help="Folder for the bundle.")] = None,
     response: Response = "private",
@@ -63,7 +66,7 @@ def hybrid(
     """
     checked = _response(response)
     with terminal.stages(as_json) as show:
-        given = _given(data, public, backbone, column, label_column)
+        given = _given(data, public, backbone, column, label_column, classes)
         rows = _rows(given, device, show)
         wishes = Wishes(
             epsilon, delta, min(queries, len(rows.test_inputs)), output, checked, device
@@ -180,6 +183,7 @@ def _given(
     backbone: str | None,
     column: str | None,
     label_column: str | None,
+    classes: str | None,
 ) -> _Given:
     try:
         if data == "mnist":
@@ -188,7 +192,7 @@ def _given(
             return _cifar()
     except DatasetError as error:
         raise InputError(str(error)) from None
-    return _own(Path(data), public, backbone, column, label_column)
+    return _own(Path(data), public, backbone, column, label_column, classes)
 
 
 def _digits() -> _Given:
@@ -232,8 +236,13 @@ def _picked(inputs: Sequence[object], places: npt.NDArray[np.intp]) -> list[obje
 
 def _own(
     path: Path, public: Path | None, backbone: str | None, column: str | None,
-    label_column: str | None,
+    label_column: str | None, classes: str | None,
 ) -> _Given:  # fmt: skip
+    if not path.is_dir() and classes is None:
+        raise OptionError(
+            "--classes: name every label that may occur, with commas: taken from the file, rare "
+            "ones would be published"
+        )
     texts = backbone == "minilm" or (backbone is None and _holds_texts(path))
     parts = [path / "train", path / "test"]
     split = all(part.is_dir() for part in parts)
@@ -245,10 +254,12 @@ def _own(
         else catalogue.short_named(backbone or catalogue.NAMES[0], 128, 256)
     )
     others = None if public is None else read_inputs(public, texts, column, None)[0]
+    named = np.unique(np.concatenate([names, test_names])).tolist()  # of folders: the user's own
+    if classes is not None:
+        named = [name.strip() for name in classes.split(",") if name.strip()]
     return _Given(
         path.name or str(path), extractor, catalogue.usual_norm(extractor.name), inputs, names,
-        test_inputs, test_names, np.unique(np.concatenate([names, test_names])).tolist(), others,
-        None,
+        test_inputs, test_names, named, others, None,
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def build(
         magnitudes are judged by them, and clients clip features to 1.25 times the largest value.
         Never private rows: what is chosen by them is published.
     feature_norm: instead of examples, the norm that rows were clipped to. Precision is then held
-        for the largest answers that a row of that norm can have.
+        for the largest answers that a row of that norm can have, and clients clip features to it.
     layout: "auto", programs for single queries and for batches; "coefficients", single ones only.
     device: where weights are transformed: "auto" is a GPU if there is one.
     precision, response: as those of `he_inference.compile`.
@@ -68,7 +68,8 @@ def build(
             "data; train it with PrivateClassifier, or say no_privacy=True (--no-privacy)"
         )
     rows, bits = _examples(head, examples, feature_norm, projection)
-    low, high = _range(rows)
+    # Rows of that norm are made of the weights, and the range is published.
+    low, high = _range(rows) if feature_norm is None else (-feature_norm, feature_norm)
     network = he_inference.from_torch(module, rows, input_range=(low, high))
     single = he_inference.compile(
         network, layout="coefficients", precision=precision + bits, examples=rows,
@@ -133,9 +134,11 @@ def _examples(
         return rows.astype(np.float32), 0.0
     if isinstance(head, torch.nn.Module):
         raise OptionError("a module needs examples: public features")
+    if not (feature_norm is not None and 0 < feature_norm < float("inf")):
+        raise OptionError(f"feature_norm {feature_norm}: expected a number over 0")
     inner = head.head_ if isinstance(head, PrivateClassifier) else head
     lengths = np.linalg.norm(inner.weights, axis=1, keepdims=True)
-    largest = inner.weights / np.maximum(lengths, 1e-150) * float(feature_norm or 0)
+    largest = inner.weights / np.maximum(lengths, 1e-150) * feature_norm
     return np.concatenate([largest, -largest]).astype(np.float32), _WORST_CASE_BITS
 
 
