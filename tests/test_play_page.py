@@ -3,12 +3,10 @@
 import base64
 import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -17,30 +15,22 @@ from PIL import Image
 from private_models import PrivateClassifier, hybrid
 from private_models.backbones.catalogue import grey, oriented
 from private_models.head import load_head
+from private_models.play import serving
 from workloads.datasets import mnist_sample
 from workloads.models import PRIVATE_DIGITS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
-PATIENCE = 30
+play_picture = pytest.importorskip("benchmarks.play_picture")
+answered, draw = play_picture.answered, play_picture.draw
+pytestmark = pytest.mark.skipif(
+    play_picture.browser() is None, reason="no Chromium: apt install chromium"
+)
 PHONE = {"width": 390, "height": 844}
-THREE = [(0.3, 0.25), (0.5, 0.18), (0.68, 0.28), (0.66, 0.42), (0.5, 0.5), (0.68, 0.58),
-         (0.7, 0.74), (0.5, 0.84), (0.28, 0.76)]  # fmt: skip
 
 
-def served(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "private_models", "play", "--no-browser", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def started_by(process: subprocess.Popen[str]) -> list[int]:
+def started_by(process: int) -> list[int]:
     """Processes that live as long as it does."""
-    lists = Path(f"/proc/{process.pid}/task").glob("*/children")  # of every thread
+    lists = Path(f"/proc/{process}/task").glob("*/children")  # of every thread
     return [int(pid) for each in lists for pid in each.read_text().split()]
 
 
@@ -65,17 +55,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def address(bundles: list[Path]) -> Iterator[str]:
     """Of the page that `private-models play` serves; Ctrl-C ends it, and what it started."""
-    process = served(*bundles)
-    try:
-        assert process.stdout is not None
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found is not None, process.communicate(timeout=PATIENCE)
+    with play_picture.served(bundles) as (found, process):
         started = started_by(process)
-        yield found[0]
-    finally:
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, errors.count("\n")) == (0, 1), errors
+        yield found
     assert len(started) >= len(bundles) or not Path("/proc").exists()
     assert not [pid for pid in started if os.path.exists(f"/proc/{pid}")]
 
@@ -83,7 +65,9 @@ def address(bundles: list[Path]) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started.chromium.launch(
+            executable_path=play_picture.browser(), args=play_picture.FLAGS
+        )
 
 
 @pytest.fixture
@@ -103,28 +87,9 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     assert wrong == []
 
 
-def draw(page: Any, points: list[tuple[float, float]]) -> None:
-    frame = page.locator("#board").bounding_box()
-    places = [
-        (frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]) for x, y in points
-    ]
-    page.mouse.move(*places[0])
-    page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*place, steps=5)
-    page.mouse.up()
-
-
-def answered(page: Any) -> str:
-    """Waits until the answer is there; its label."""
-    page.wait_for_selector("#label:not(:empty)")
-    page.wait_for_selector("#ask:not([disabled])")
-    return str(page.inner_text("#label"))
-
-
 def test_a_digit_that_is_drawn_is_read(page: Any) -> None:
     with page.expect_response("**/ask/0") as heard:
-        draw(page, THREE)
+        draw(page)
     assert answered(page) == "3"
     assert len(page.query_selector_all("#scores li")) == 5
     names = [name.inner_text() for name in page.query_selector_all("#bars th")]
@@ -145,7 +110,7 @@ def test_a_digit_that_is_drawn_is_read(page: Any) -> None:
 
 
 def test_asking_again_is_other_noise(page: Any) -> None:
-    draw(page, THREE)
+    draw(page)
     answered(page)
     page.click("#ask")
     page.get_by_text("as the last time").wait_for()
@@ -206,6 +171,25 @@ def test_by_keyboard_alone(page: Any) -> None:
     assert blank
 
 
+def test_a_browser_is_led_there_by_a_file_of_its_user_alone(
+    browser: Any, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that stands on a command line holds the token."""
+    told: Queue[str] = Queue()
+    monkeypatch.setattr(webbrowser, "open", told.put)
+    with serving.shown(address) as path:
+        uri = told.get(timeout=10)
+        assert uri == path.as_uri() and address.split("=")[1] not in uri
+        assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+        context = browser.new_context()
+        made = context.new_page()
+        made.goto(uri)
+        made.wait_for_selector("[role=tab]")
+        assert made.url == address
+        context.close()
+    assert not path.exists()
+
+
 def test_each_bundle_has_a_tab(page: Any) -> None:
     assert [tab.inner_text() for tab in page.query_selector_all("[role=tab]")] == [
         "digits",
@@ -217,7 +201,7 @@ def test_each_bundle_has_a_tab(page: Any) -> None:
     assert page.evaluate("document.activeElement.textContent") == "pixels"
     assert "(8, 0.0001)" in page.inner_text("#promise")
     with page.expect_response("**/ask/1"):
-        draw(page, THREE)
+        draw(page)
     answered(page)
     page.keyboard.press("Home")
     page.click("#tab-0")
@@ -239,7 +223,7 @@ def test_it_fits_a_phone(browser: Any, address: str, scheme: str) -> None:
     made = context.new_page()
     made.goto(address)
     made.wait_for_selector("[role=tab]")
-    draw(made, THREE)
+    draw(made)
     answered(made)
     assert made.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     grounds = made.evaluate("getComputedStyle(document.body).backgroundColor")

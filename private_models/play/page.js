@@ -90,7 +90,7 @@ function scores(desk, answer) {
   const order = answer.scores.map((score, at) => [score, desk.classes[at]]);
   order.sort((one, two) => two[0] - one[0]);
   const top = order[0][0];
-  const bottom = order[order.length - 1][0];
+  const bottom = Math.min(0, order[order.length - 1][0]);
   find("scores").replaceChildren(...order.slice(0, SHOWN).map(([score, name]) => {
     const line = document.createElement("li");
     const share = top > bottom ? (score - bottom) / (top - bottom) : 1;
@@ -211,9 +211,10 @@ function choose(at) {
 function promise(desk) {
   const rows = [
     ["Those it learnt from", desk.is_private, desk.is_private
-      ? `Whoever sees the model or its answers can hardly tell whether any one of them was there: ${desk.promise}. ` +
+      ? `Whoever sees the model or its answers can ${desk.epsilon > 2 ? "tell only within limits, and wide ones," : "hardly tell"} ` +
+        `whether any one of them was there: ${desk.promise}. ` +
         "The odds of any guess change by a factor of at most e to the epsilon, here " +
-        `${Math.exp(desk.epsilon).toPrecision(3)}, but for a chance of about delta.`
+        `${Math.exp(desk.epsilon).toLocaleString(undefined, { maximumSignificantDigits: 3 })}, but for a chance of about delta.`
       : "NOT protected: this model promises no privacy to those whose data it learnt from."],
     ["Your question", true, "The server gets encrypted features and nothing else, at 128-bit security (CKKS), whether it keeps to the " +
       "rules or not, as long as nothing decrypted, not even the label, goes back to it."],

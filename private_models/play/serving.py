@@ -46,7 +46,7 @@ def serve(desks: Sequence[Desk], port: int, *, browser: bool, ready: Callable[[s
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
         ready(address)
-        with _shown(address) if browser else nullcontext(), suppress(KeyboardInterrupt):
+        with shown(address) if browser else nullcontext(), suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -72,7 +72,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _shown(address: str) -> Iterator[None]:
+def shown(address: str) -> Iterator[Path]:
     """Open a browser by a file that this user alone may read: an address on its command line could
     be read, with the token, by every user of the machine."""
     with tempfile.TemporaryDirectory(prefix="private-models-play-") as folder:
@@ -83,4 +83,4 @@ def _shown(address: str) -> Iterator[None]:
                 f'<meta http-equiv="refresh" content="0;url={html.escape(address)}">'
             )
         Thread(target=webbrowser.open, args=(path.as_uri(),), daemon=True).start()
-        yield
+        yield path
