@@ -178,7 +178,9 @@ PRIVATE_ORDER = (
     "hybrid.__main__",
     "play.drawing",
     "play.uploads",
+    "play.gate",
     "play.application",
+    "play.serving",
     "play.__main__",
     "__main__",
 )

@@ -1,16 +1,12 @@
 """`private-models play`: the page, for bundles of one's own or for the digits that ship."""
 
-import socket
-import webbrowser
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from secrets import token_urlsafe
-from threading import Timer
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from he_inference import terminal
 from private_models.backbones.catalogue import oriented
@@ -21,13 +17,13 @@ from private_models.hybrid.bundle import PUBLIC, SINGLE, Bundle
 from private_models.hybrid.client import Client
 from private_models.hybrid.public_part import load_public
 from private_models.hybrid.server import running
-from private_models.play.application import TOKEN, Desk, application
+from private_models.play.application import Desk
+from private_models.play.serving import serve
 from workloads.datasets import mnist_sample
 from workloads.models import PRIVATE_DIGITS
 
 app = typer.Typer()
-_LOOPBACK = "127.0.0.1"
-_OPEN_AFTER_SECONDS = 0.5
+BESIDE = "a process of its own on this machine, which has no key"
 
 
 @app.command(epilog="Example: private-models play")
@@ -54,12 +50,15 @@ def play(
     if server is not None and (len(places) != 1 or not _is_public(places[0])):
         raise OptionError("--server goes with one public part, BUNDLE/public")
     with ExitStack() as stack:
-        desks = (
-            [stack.enter_context(_desk(place, server, insecure_plain_http)) for place in places]
-            if places
-            else [stack.enter_context(_digits())]
-        )
-        _serve(desks, port, no_browser)
+        made = [_desk(place, server, insecure_plain_http) for place in places] or [_digits()]
+        with ThreadPoolExecutor(len(made)) as pool:  # a server takes seconds to start
+            desks = list(pool.map(stack.enter_context, made))
+        serve(desks, port, browser=not no_browser, ready=_announce)
+
+
+def _announce(address: str) -> None:
+    typer.echo(f"open {address}  (Ctrl-C ends it)")
+    terminal.note("keys stay in this process; what is asked is not kept")
 
 
 def _is_public(place: Path) -> bool:
@@ -75,10 +74,10 @@ def _desk(place: Path, server: str | None, insecure_plain_http: bool) -> Iterato
                 f"{place} is a public part: say --server, the URL that answers for it"
             )
         with Client(public, server, insecure_plain_http=insecure_plain_http) as client:
-            yield Desk(place.absolute().parent.name or str(place), client)
+            yield Desk(place.absolute().parent.name or str(place), client, f"at {server}")
         return
     with running(place) as url, Client(place / PUBLIC, url) as client:
-        yield Desk(place.absolute().name, client)
+        yield Desk(place.absolute().name, client, BESIDE)
 
 
 @contextmanager
@@ -90,24 +89,4 @@ def _digits() -> Iterator[Desk]:
         load_head(PRIVATE_DIGITS), backbone, examples=examples, layout="coefficients"
     )
     with running(made) as url, Client(made.public, url, backbone=backbone) as client:
-        yield Desk("Digits", client)
-
-
-def _serve(desks: list[Desk], port: int, no_browser: bool) -> None:
-    token = token_urlsafe(24)
-    try:
-        listener = socket.create_server((_LOOPBACK, port))
-    except OSError as error:
-        raise OptionError(f"port {port} cannot be had: {error.strerror or error}") from None
-    with listener:
-        found = listener.getsockname()[1]
-        address = f"http://{_LOOPBACK}:{found}/?{TOKEN}={token}"
-        hosts = [f"{_LOOPBACK}:{found}", f"localhost:{found}"]
-        typer.echo(f"open {address}  (Ctrl-C ends it)")
-        if not no_browser:
-            Timer(_OPEN_AFTER_SECONDS, webbrowser.open, (address,)).start()
-        config = uvicorn.Config(
-            application(desks, token, hosts), log_level="error", access_log=False, lifespan="off"
-        )
-        terminal.note("keys stay in this process; what is asked is not kept")
-        uvicorn.Server(config).run(sockets=[listener])
+        yield Desk("Digits", client, BESIDE)

@@ -1,59 +1,47 @@
 """The page's server, which is the client of the model: keys and inputs stay in this process.
 
-    GET  /            the page                  /page.css, /page.js
+    GET  /            the page                  /page.css, /page.js, /page.svg
     GET  /desks       JSON: what can be asked, and what is promised
-    POST /ask/N       an input for desk N       → JSON: answer, times, bytes, noise
+    POST /ask/N       an input for desk N       → JSON: answer, times, all bytes that travelled
 
-Only this machine's browser is answered: the address holds a token that others do not know, the name
-of the host must be this machine's (so that no foreign page reaches it by way of its own name), and
-no other page may ask (`Origin`). Nothing of what is asked is kept or logged.
+`gate` lets this machine's browser in, and nobody else. Nothing of what is asked is kept or logged.
 """
 
 import asyncio
 import base64
-import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
-from threading import Lock
 from typing import Any
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from he_inference.errors import HEError
 from private_models.errors import PrivacyError
 from private_models.hybrid.client import Answer, Client
-from private_models.play.uploads import MAX_BYTES, read_upload
+from private_models.play.gate import Gate, is_admitted, refused
+from private_models.play.uploads import FILE, MAX_BYTES, STROKES, Digit, read_upload
 
-TOKEN = "key"
-HEADER = "x-key"
-NOISE_BYTES = 96 * 96
-"""Of a query, to look at."""
-_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
-        "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
+_STATIC = {
+    "/page.css": "text/css",
+    "/page.js": "text/javascript",
+    "/page.svg": "image/svg+xml",
 }
-_STATIC = {"/page.css": "text/css", "/page.js": "text/javascript"}
+_BODY_SECONDS = 30.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Desk:
-    """One bundle's client, and the name of its tab. One question at a time."""
+    """One bundle's client, the name of its tab, and where its server is, in words."""
 
     name: str
     client: Client
-    lock: Lock = field(default_factory=Lock)
+    place: str
 
     def facts(self) -> dict[str, Any]:
         """What the page shows before anything is asked."""
@@ -61,6 +49,7 @@ class Desk:
         statement = public.statement
         return {
             "name": self.name,
+            "place": self.place,
             "kind": self.client.kind,
             "backbone": self.client.backbone_name,
             "classes": [str(name) for name in self.client.classes],
@@ -73,63 +62,85 @@ class Desk:
             "statement": None if statement is None else str(statement),
         }
 
-    def ask(self, body: bytes) -> dict[str, Any]:
+    def ask(self, body: bytes, media: str) -> dict[str, Any]:
         """Raises `PrivacyError` or `HEError`."""
-        with self.lock:
-            value, digit = read_upload(self.client.kind, body)
-            answer = self.client.ask(value)
-            return _shown(self.client, answer, digit)
+        value, digit = read_upload(self.client.kind, body, media)
+        answer = self.client.ask(value)
+        return _shown(self.client, answer, digit)
 
 
-def _shown(client: Client, answer: Answer, digit: Any) -> dict[str, Any]:
+def _shown(client: Client, answer: Answer, digit: Digit | None) -> dict[str, Any]:
+    """Arrays and messages are whole, in base64: float32, and bytes."""
     return {
         "label": str(answer.label),
         "scores": answer.scores.tolist(),
         "milliseconds": answer.milliseconds,
-        "features": len(answer.features),
-        "bytes_up": len(answer.query),
-        "bytes_down": len(answer.answer),
+        "features": _base64(answer.features.astype("<f4").tobytes()),
+        "query": _base64(answer.query),
+        "answer": _base64(answer.answer),
         "key_bytes": client.key_bytes,
-        "noise": base64.b64encode(answer.query[-NOISE_BYTES:]).decode(),
-        "digit": None if digit is None else (digit * 255).round().astype(int).ravel().tolist(),
+        "digit": None if digit is None else _base64(np.uint8((digit * 255).round()).tobytes()),
     }
 
 
-def application(desks: Sequence[Desk], token: str, hosts: Sequence[str]) -> ASGIApp:
-    """desks: a tab each. token: what the address must hold. hosts: what may stand in `Host`."""
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
-    async def page(request: Request) -> Response:
-        given = request.query_params.get(TOKEN, "")
-        if not hmac.compare_digest(given.encode(), token.encode()):
-            return _refused(403, "this page needs the address that `private-models play` printed")
+
+def application(desks: Sequence[Desk], token: str, host: str) -> ASGIApp:
+    """desks: a tab each. token: what the address must hold. host: what must stand in `Host`."""
+    page = _Page(desks, token)
+    routes = [
+        Route("/", page.shown),
+        *(Route(path, page.static) for path in _STATIC),
+        Route("/desks", page.listed),
+        Route("/ask/{place:int}", page.asked, methods=["POST"]),
+    ]
+    return Gate(Starlette(routes=routes), token, host, open_paths=("/", *_STATIC))
+
+
+class _Page:
+    def __init__(self, desks: Sequence[Desk], token: str) -> None:
+        self._desks, self._token = desks, token
+        self._turn = asyncio.Lock()
+
+    async def shown(self, request: Request) -> Response:
+        if not is_admitted(request, self._token):
+            return refused(403, "this page needs the address that `private-models play` printed")
         return Response(_file("page.html"), media_type="text/html")
 
-    async def static(request: Request) -> Response:
+    async def static(self, request: Request) -> Response:
         path = request.url.path
         return Response(_file(path.removeprefix("/")), media_type=_STATIC[path])
 
-    async def listed(request: Request) -> Response:
-        return JSONResponse([desk.facts() for desk in desks])
+    async def listed(self, _: Request) -> Response:
+        return JSONResponse([desk.facts() for desk in self._desks])
 
-    async def asked(request: Request) -> Response:
-        place = request.path_params["place"]
-        if place >= len(desks):
-            return _refused(404, f"there is no desk {place}")
-        body = await _body(request)
-        if body is None:
-            return _refused(413, f"at most {MAX_BYTES >> 20} MB are taken")
+    async def asked(self, request: Request) -> Response:
+        place, media = request.path_params["place"], request.headers.get("content-type", "")
+        if place >= len(self._desks):
+            return refused(404, f"there is no desk {place}")
+        if media not in (FILE, STROKES):
+            return refused(415, f"expected a body of {FILE} or {STROKES}: load the page again")
         try:
-            return JSONResponse(await asyncio.to_thread(desks[place].ask, body))
-        except (PrivacyError, HEError) as error:
-            return _refused(400, " ".join(str(error).split()))
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await _body(request)
+        except TimeoutError:
+            return refused(408, "the input did not arrive in time: try again")
+        if body is None:
+            return refused(413, f"at most {MAX_BYTES >> 20} MB are taken")
+        async with self._turn:  # a backbone and its memory are used by one question at a time
+            return await asyncio.to_thread(_answered, self._desks[place], body, media)
 
-    routes = [
-        Route("/", page),
-        *(Route(path, static) for path in _STATIC),
-        Route("/desks", listed),
-        Route("/ask/{place:int}", asked, methods=["POST"]),
-    ]
-    return _Gate(Starlette(routes=routes), token, frozenset(hosts))
+
+def _answered(desk: Desk, body: bytes, media: str) -> Response:
+    try:
+        return JSONResponse(desk.ask(body, media))
+    except (PrivacyError, HEError) as error:
+        return refused(400, " ".join(str(error).split()))
+    except Exception as error:
+        # What nobody foresaw is told by its kind: its words, or a log of it, might hold the input.
+        return refused(500, f"the question failed: {type(error).__name__}")
 
 
 def _file(name: str) -> bytes:
@@ -145,43 +156,3 @@ async def _body(request: Request) -> bytes | None:
         if length > MAX_BYTES:
             return None
     return b"".join(parts)
-
-
-def _refused(status: int, line: str) -> Response:
-    return JSONResponse({"error": line}, status)
-
-
-class _Gate:
-    """Lets nobody in but the page itself; puts the headers on everything."""
-
-    def __init__(self, inner: ASGIApp, token: str, hosts: frozenset[str]) -> None:
-        self._inner, self._token, self._hosts = inner, token.encode(), hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._inner(scope, receive, send)
-            return
-
-        async def with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                more = [(k.encode(), v.encode()) for k, v in _HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *more]}
-            await send(message)
-
-        refusal = self._refusal(Request(scope))
-        await (refusal or self._inner)(scope, receive, with_headers)
-
-    def _refusal(self, request: Request) -> Response | None:
-        host = request.headers.get("host", "")
-        origin = request.headers.get("origin")
-        if host not in self._hosts:
-            return PlainTextResponse("another host's name: open the address as printed", 421)
-        if origin is not None and origin != f"http://{host}":
-            return PlainTextResponse("asked by another page", 403)
-        given = request.headers.get(HEADER, "").encode()
-        open_to_all = request.url.path == "/" or request.url.path in _STATIC
-        if not open_to_all and not hmac.compare_digest(given, self._token):
-            return _refused(
-                403, "the page was opened without its token: use the address as printed"
-            )
-        return None
