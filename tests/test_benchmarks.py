@@ -28,8 +28,9 @@ from benchmarks import (
 from benchmarks.__main__ import BENCHMARKS, app
 from benchmarks.measure import Span, Summary
 from benchmarks.peers.protocol import Array, System, Weights, serve
-from benchmarks.report import NOTHING, markdown
+from benchmarks.report import markdown
 from benchmarks.system_process import PROJECT, AnswerError, SystemProcess
+from benchmarks.table import NOTHING
 from he_inference.processors import processors
 from workloads.datasets import mnist_sample
 
