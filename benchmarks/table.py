@@ -47,7 +47,8 @@ class Table:
     def html(self) -> str:
         """A `<section>` whose table scrolls by itself; cells carry the number to be sorted by."""
         head = "".join(
-            f'<th scope="col" aria-sort="none"><button type="button">{escape(heading)}</button></th>'
+            '<th scope="col" aria-sort="none">'
+            f'<button type="button">{escape(heading)}</button></th>'
             for heading in self.headings()
         )
         body = "".join(f"<tr>{''.join(map(_cell, line))}</tr>" for line in self.cells())
