@@ -91,6 +91,11 @@ def _latency(axes: Any, rows: Sequence[Row]) -> bool:
     axes.step(*zip(*front, strict=True), where="post", color=COLOURS[0], lw=1.2, ls="--",
               label="nothing else is less in both") if front else None  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="kB a query, both ways", ylabel="CPU ms a query")
+    axes.set_xticks(
+        [50, 100, 200, 500, 1000, 2000, 5000],
+        ["50", "100", "200", "500", "1,000", "2,000", "5,000"],
+    )
+    axes.minorticks_off()
     return _legend(axes, bool(groups))
 
 

@@ -187,8 +187,8 @@ def _summary(rows: Iterable[Row]) -> str:
         f"{ours['evaluation_key_bytes'] / 1e6:.1f} MB of keys once, and "
         f"{ours['server_peak_bytes'] / 1e6:.0f} MB of memory for one client in one process.\n"
         f"- On TenSEAL's tutorial network, in one run on one core, CPU time is {ratios}; "
-        f"{_labels(by_kind['tutorial'])}, and the errors of scores are in "
-        "[the tables](docs/figures.md). We encrypt with the secret key, the others with a public one.\n"
+        f"{_labels(by_kind['tutorial'])}, and [the tables](docs/figures.md) have the errors of "
+        "scores. We encrypt with the secret key, the others with a public one.\n"
     )
 
 

@@ -53,7 +53,7 @@ def modes(rows: Iterable[Row]) -> dict[str, Ours]:
         if row.get("kind") == "point" and row["response"] == "private" and _trained(row)
     ]  # fmt: skip
     if private:
-        best = min(private, key=lambda row: float(row["wall_ms"]))
+        best = max(private, key=lambda row: (row["accuracy_percent"], -row["wall_ms"]))
         about = f"one query, {best['layout']}, private answers"
         modes[PRIVATE] = _query(best, about, "client data, model")
     accuracy = {row["network"]: row["accuracy_percent"] for row in found if _kind(row, "trained")}

@@ -11,6 +11,8 @@ from benchmarks.measure import Row
 
 Column = tuple[str, Callable[[Row], str]]
 NOTHING = "–"
+_LONG = 36
+"""Characters from which a cell of words is given width."""
 _NUMBER = re.compile(r"-?[\d,]*\.?\d+")
 
 
@@ -76,7 +78,7 @@ def inline(text: str) -> str:
 def _cell(text: str) -> str:
     number = _NUMBER.match(text)
     if number is None:
-        return f"<td>{escape(text)}</td>"
+        return f"<td{' class=long' if len(text) > _LONG else ''}>{escape(text)}</td>"
     value = number[0].replace(",", "")
     return f'<td class="number" data-value="{value}">{escape(text)}</td>'
 
