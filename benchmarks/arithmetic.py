@@ -26,6 +26,8 @@ def power_rows(rows: Iterable[Row]) -> Iterator[Row]:
         elif row.get("kind") == "growth":
             what = f"{row['what']}, batched: server"
             yield _line(what, "wall ms", row["sizes"], row["milliseconds"])
+        elif row.get("kind") == "head_growth":
+            yield _line(f"{row['what']}: a private fit", "CPU s", row["sizes"], row["seconds"])
     slow = [row for row in found if row.get("kind") == "slow network"]
     for system in dict.fromkeys(str(row["system"]) for row in slow):
         points = sorted(

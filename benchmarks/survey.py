@@ -136,6 +136,7 @@ def _ours(name: str, digits: int) -> Callable[[Row], str]:
 
 COLUMNS: Sequence[Column] = (
     ("system", plain("system")),
+    ("verdict", plain("verdict")),
     ("technique", plain("technique")),
     ("hides", plain("protects")),
     ("accuracy %", _figure("accuracy_percent")),
@@ -149,7 +150,6 @@ COLUMNS: Sequence[Column] = (
     ("accuracy, ours", plain("accuracy_verdict")),
     ("time, ours", plain("seconds_verdict")),
     ("data, ours", plain("megabytes_verdict")),
-    ("verdict", plain("verdict")),
 )
 NOTE = (
     "Theirs are published, on hardware of their time, and hide what the survey says they hide; "
