@@ -116,7 +116,8 @@ def _verdicts(row: Row) -> Row:
             wins[name] = ratio >= 1
             said[f"{name}_verdict"] = times(ratio)
     behind = [name for name, won in wins.items() if not won]
-    said["verdict"] = f"behind in {' and '.join(behind)}" if behind else "served, ahead in all"
+    ahead = ", ".join(name for name, won in wins.items() if won)
+    said["verdict"] = f"behind in {' and '.join(behind)}" if behind else f"served, ahead in {ahead}"
     return said
 
 

@@ -54,9 +54,9 @@ def test_a_small_run(tmp_path: Path) -> None:
             step.measure(emit, lambda *_: None)
     rows = list(measure.read_rows(path))
     assert [row["kind"] for row in rows] == [
-        "environment", "slow network", "shared inference", "training", "training",
+        "slow network", "shared inference", "training", "training",
     ]  # fmt: skip
-    _, slow, query, three, two = rows
+    slow, query, three, two = rows
     assert three["rounds_per_step"] == two["rounds_per_step"] == slow["rounds_per_step"] == 44
     # Each round waits for a message that left a delay ago.
     assert slow["seconds_per_step"] > 44 * bench_training.DELAYS[0]
