@@ -3,7 +3,7 @@
 #   make demo    classify encrypted handwritten digits
 #   make test    the tests
 #   make check   ruff, strict mypy, the boundaries between modules
-#   make bench   measure beside peers, interleaved (installs them, then half an hour)
+#   make bench   measure beside peers, interleaved (installs them; goes on where it was stopped)
 
 # The first of these that runs and is new enough; the pinned requirements are those of 3.11.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
@@ -27,11 +27,7 @@ check: .venv/.ready
 	$(RUN) -m pytest -q tests/test_architecture.py
 
 bench: .venv/.ready
-	$(RUN) -m benchmarks run query --peers
-	$(RUN) -m benchmarks run batch
-	$(RUN) -m benchmarks run points
-	$(RUN) -m benchmarks run cores
-	$(RUN) -m benchmarks run training --peers
+	$(RUN) -m benchmarks run all --peers
 	$(RUN) -m benchmarks readme
 
 setup: .venv/.ready

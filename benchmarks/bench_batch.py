@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch import nn
 
 import he_inference
 from benchmarks import measure
-from benchmarks.bench_query import Emit, Progress
+from benchmarks.steps import Asked, Benchmark, Emit, Progress, Step
 from benchmarks.system_process import SystemProcess
 from he_inference import service
 from he_inference.backend.residues.evaluator import ResidueEvaluator
@@ -63,15 +63,25 @@ CASES = (
 )
 
 
-def run(rounds: int, full_test_set: bool, emit: Emit, progress: Progress) -> None:
-    """Measure every case, then growth; a row as soon as it is known."""
-    emit(measure.environment(("sottovoce", "tenseal", "numpy", "numba")) | {"benchmark": "batch"})
-    data = mnist().test if full_test_set else mnist_sample()
+def steps(asked: Asked) -> Iterable[Step]:
+    """A step for every network, then growth."""
+    rounds = 1 if asked.quick else 5
     for case in CASES:
-        for row in _Measurement(case, rounds, data, progress).rows():
-            emit(row)
-    emit(_growth_in_batches(rounds, progress))
-    emit(_growth_in_products(rounds, progress))
+        yield Step(case.name, partial(_measure, case, rounds, not asked.quick))
+    for growth in (_growth_in_batches, _growth_in_products):
+        yield Step(growth.__name__.strip("_"), partial(_grown, growth, rounds))
+
+
+def _measure(case: Case, rounds: int, full: bool, emit: Emit, progress: Progress) -> None:
+    data = mnist().test if full else mnist_sample()
+    for row in _Measurement(case, rounds, data, progress).rows():
+        emit(row)
+
+
+def _grown(
+    growth: Callable[[int, Progress], measure.Row], rounds: int, emit: Emit, progress: Progress
+) -> None:
+    emit(growth(rounds, progress))
 
 
 class _Measurement:
@@ -384,3 +394,11 @@ def _growth(
         "each_ms": float(slope),
         "explained": float(1 - (rest**2).sum() / ((times - times.mean()) ** 2).sum()),
     }
+
+
+BENCHMARK = Benchmark(
+    "batch",
+    "Thousands of encrypted queries at once: images a second, bytes, agreement of labels.",
+    ("sottovoce", "tenseal", "numpy", "numba"),
+    steps,
+)

@@ -6,23 +6,29 @@ brings nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 
 import he_inference
 from benchmarks import measure, tutorial
-from benchmarks.bench_query import MNIST_NETWORK, OUR_NAME, PACKAGES, Emit, Progress
+from benchmarks.bench_query import MNIST_NETWORK, OUR_NAME, PACKAGES
 from benchmarks.measure import OURS, Row, Span
+from benchmarks.steps import Asked, Benchmark, Emit, Progress, Step
 from he_inference.processors import processors
 from workloads.datasets import mnist_sample
 
 THREADS = (1, 2)
 
 
-def run(rounds: int, emit: Emit, progress: Progress) -> None:
-    """Measure both networks of `bench_query`; a failure where there is one core only."""
-    emit({**measure.environment(PACKAGES), "benchmark": "cores"})
+def steps(asked: Asked) -> Iterable[Step]:
+    """Both networks of `bench_query`; a failure where there is one core only."""
+    yield Step("cores", partial(measure_cores, 5 if asked.quick else 200))
+
+
+def measure_cores(rounds: int, emit: Emit, progress: Progress) -> None:
+    """A row for each network."""
     if processors() < max(THREADS):
         reason = f"expected {max(THREADS)} cores, found {processors()}"
         emit({"kind": "failure", "system": OUR_NAME, "source": OURS, "reason": reason})
@@ -71,3 +77,11 @@ def _row(
         row |= measure.Summary.of(wall).as_row(f"wall_ms_{threads}")
         row[f"cpu_ms_{threads}"] = measure.Summary.of(span.cpu_ms for span in found).median
     return row | measure.ratio(*walls).as_row("speed_up")
+
+
+BENCHMARK = Benchmark(
+    "cores",
+    "One encrypted query on one core and on two: elapsed time, for an idle machine.",
+    PACKAGES,
+    steps,
+)

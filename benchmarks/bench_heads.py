@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ from benchmarks.head_streams import streams
 from benchmarks.head_tasks import TASKS, HeadTask
 from benchmarks.measure import Row
 from benchmarks.peer_environment import PEERS_FOLDER, peer_python
+from benchmarks.steps import Asked, Benchmark, Step
 from private_models import PrivateClassifier
 from private_models.choices import signal, whitening_directions, whitening_ridge
 from private_models.features import public_moments, whitening
@@ -95,13 +97,18 @@ def run(plan: Plan, emit: Emit, progress: Progress) -> None:
     one_thread()
     emit({**measure.environment(PACKAGES), "benchmark": "heads"})
     for name in plan.tasks:
-        task = TASKS[name]()
-        if isinstance(task, str):
-            emit({"kind": "failure", "benchmark": "heads", "system": name,
-                  "source": measure.OURS, "reason": task})  # fmt: skip
-        else:
-            accuracies(task, plan, emit, progress)
+        run_task(name, plan, emit, progress)
     streams(plan.streamed, emit, progress)
+
+
+def run_task(name: str, plan: Plan, emit: Emit, progress: Progress) -> None:
+    """The rows of a task, or the one that says why there are none."""
+    task = TASKS[name]()
+    if isinstance(task, str):
+        emit({"kind": "failure", "benchmark": "heads", "system": name,
+              "source": measure.OURS, "reason": task})  # fmt: skip
+    else:
+        accuracies(task, plan, emit, progress)
 
 
 def one_thread() -> None:
@@ -276,6 +283,24 @@ def _peer(library: str, path: Path, settings: dict[str, Any]) -> Row:
         raise RuntimeError(f"{library}: {done.stderr[-400:]}")
     found: Row = json.loads(done.stdout.splitlines()[-1])
     return {"source": measure.PEER, **found}
+
+
+def steps(asked: Asked) -> Iterator[Step]:
+    """A step for every task, then the streams."""
+    plan = Plan.quick() if asked.quick else Plan()
+    plan = plan if asked.peers else replace(plan, peer_seeds=0)
+    one_thread()
+    for name in plan.tasks:
+        yield Step(name, partial(run_task, name, plan))
+    yield Step("streams", partial(streams, plan.streamed))
+
+
+BENCHMARK = Benchmark(
+    "heads",
+    "Private heads: accuracy at six epsilons, time, memory; Opacus and diffprivlib with peers.",
+    PACKAGES,
+    steps,
+)
 
 
 # ---------------------------------------------------------------------------- a part of it

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from benchmarks.bench_heads import DELTA, Emit, Progress, without_privacy
 from benchmarks.head_tasks import PUBLIC_ROWS, TEXT_PUBLIC_ROWS, HeadTask, set_aside
 from benchmarks.measure import OURS, Row, Summary
 from benchmarks.published import CIFAR
+from benchmarks.steps import Asked, Benchmark, Step
 from he_inference.processors import processors
 from private_models import PrivateClassifier, hybrid
 from private_models.backbones import catalogue
@@ -248,3 +250,18 @@ def _gpu(device: str) -> str | None:
     if device == "cpu" or not torch.cuda.is_available():
         return None
     return str(torch.cuda.get_device_name())
+
+
+def steps(asked: Asked) -> Iterator[Step]:
+    """All of it is one step: its parts share heads."""
+    singles = asked.queries or (20 if asked.quick else 200)
+    seeds = 1 if asked.quick else 5
+    yield Step("hybrid", partial(run, seeds, singles, not asked.quick, asked.device))
+
+
+BENCHMARK = Benchmark(
+    "hybrid",
+    "Private heads asked under encryption: accuracy over whole test sets, time, bytes.",
+    PACKAGES,
+    steps,
+)

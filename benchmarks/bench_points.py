@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,7 @@ from benchmarks.bench_query import (
     OUR_NAME,
     PACKAGES,
     Array,
-    Emit,
     Measured,
-    Progress,
     agreement,
     costs,
     evaluate,
@@ -38,6 +36,7 @@ from benchmarks.bench_query import (
     server_memory,
 )
 from benchmarks.measure import OURS, Row
+from benchmarks.steps import Asked, Benchmark, Emit, Progress, Step
 from benchmarks.system_process import AnswerError
 from workloads.datasets import Dataset, mnist, mnist_sample
 from workloads.models import MNIST_CNN, MNIST_QUADRATIC, MNIST_QUADRATIC_WIDE
@@ -131,21 +130,20 @@ TASKS: tuple[Task, ...] = (
 )
 
 
-def run(queries: int, memory_queries: int, whole: bool, emit: Emit, progress: Progress) -> None:
-    """A row for every task and service, as soon as a task is done; the environment comes first.
-
-    Args:
-        queries: encrypted queries to each, at most as many as there are questions.
-        memory_queries: queries to each server whose memory is weighed.
-        whole: accuracy on all test images, and as many questions; otherwise on a sample.
-        emit: given each row; a service that fails gives one that says why.
-        progress: told what is being done.
-    """
-    emit({**measure.environment(PACKAGES), "benchmark": "points"})
+def steps(asked: Asked) -> Iterable[Step]:
+    """A step for every task; a service that fails gives a row that says why."""
+    queries = asked.queries or (10 if asked.quick else 1000)
+    memory_queries = 2 if asked.quick else 10
     for task in TASKS:
-        with tempfile.TemporaryDirectory() as folder:
-            for row in _Points(task, queries, memory_queries, whole, Path(folder)).rows(progress):
-                emit(row)
+        yield Step(task.name, partial(_measure, task, queries, memory_queries, not asked.quick))
+
+
+def _measure(
+    task: Task, queries: int, memory_queries: int, whole: bool, emit: Emit, progress: Progress
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for row in _Points(task, queries, memory_queries, whole, Path(folder)).rows(progress):
+            emit(row)
 
 
 class _Points:
@@ -239,3 +237,11 @@ class _Points:
             return {}
         right = float(np.mean(self.clear.argmax(axis=1) == labels))
         return {"accuracy_percent": 100 * right, "accuracy_images": len(labels)}
+
+
+BENCHMARK = Benchmark(
+    "points",
+    "One encrypted query, point by point: time against bytes, keys and accuracy; linear heads.",
+    PACKAGES,
+    steps,
+)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,11 @@ import he_inference
 from benchmarks import measure, published, tutorial
 from benchmarks.measure import OURS, PEER, Row, Summary
 from benchmarks.peer_environment import InstallError, peer_python
+from benchmarks.steps import Asked, Benchmark, Emit, Progress, Step
 from benchmarks.system_process import PROJECT, AnswerError, SystemProcess
 from workloads.datasets import mnist, mnist_sample
 
 Array = npt.NDArray[np.float64]
-Emit = Callable[[Row], None]
-Progress = Callable[[str, int, int], None]
-"""What is being done, how many steps of it are done, and how many there are."""
 
 OUR_NAME = "Sottovoce"
 BY_SEAL = "Sottovoce, SEAL evaluating"
@@ -76,18 +75,21 @@ class Plan:
         return cls(rounds=3, queries=20, memory_queries=2, peers=peers, full_test_set=False)
 
 
-def run(plan: Plan, emit: Emit, progress: Progress) -> None:
-    """Measure, and emit a row as soon as it is known; the environment comes first.
+def steps(asked: Asked) -> Iterable[Step]:
+    """The tutorial network beside peers, the shipped one, and what is published.
 
     A peer that does not install or fails becomes a row that says so.
     """
-    emit({**measure.environment(PACKAGES), "benchmark": "query"})
-    with tempfile.TemporaryDirectory() as folder:
-        measure_tutorial(plan, Path(folder), emit, progress)
-        if MNIST_NETWORK.is_file():
-            measure_mnist(plan, MNIST_NETWORK, Path(folder), emit, progress)
-        else:
-            emit(failure(OUR_NAME, OURS, f"{MNIST_NETWORK.name} is not in workloads/models"))
+    beside = tuple(PEERS) if asked.peers else ()
+    plan = Plan.quick(beside) if asked.quick else Plan(peers=beside)
+    if asked.queries is not None:
+        plan = replace(plan, queries=asked.queries)
+    yield Step("tutorial", partial(measure_tutorial, plan))
+    yield Step("shipped", partial(measure_mnist, plan, MNIST_NETWORK))
+    yield Step("published", _published)
+
+
+def _published(emit: Emit, progress: Progress) -> None:
     for row in published.rows():
         emit(row)
 
@@ -95,8 +97,13 @@ def run(plan: Plan, emit: Emit, progress: Progress) -> None:
 # The tutorial network, ours beside the peers.
 
 
-def measure_tutorial(plan: Plan, folder: Path, emit: Emit, progress: Progress) -> None:
+def measure_tutorial(plan: Plan, emit: Emit, progress: Progress) -> None:
     """One row for each system that runs, one failure for each that does not."""
+    with tempfile.TemporaryDirectory() as folder:
+        _measure_tutorial(plan, Path(folder), emit, progress)
+
+
+def _measure_tutorial(plan: Plan, folder: Path, emit: Emit, progress: Progress) -> None:
     weights = tutorial.weights()
     images = np.asarray(mnist_sample().images[: plan.rounds + 1, 0], dtype=np.float64)
     rounds = len(images) - 1
@@ -224,10 +231,18 @@ def failure(system: str, source: str, reason: str) -> Row:
 # The shipped network, ours alone.
 
 
-def measure_mnist(
+def measure_mnist(plan: Plan, network_path: Path, emit: Emit, progress: Progress) -> None:
+    """One row: accuracy in the clear, agreement and costs under encryption, memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        if network_path.is_file():
+            _measure_mnist(plan, network_path, Path(folder), emit, progress)
+        else:
+            emit(failure(OUR_NAME, OURS, f"{network_path.name} is not in workloads/models"))
+
+
+def _measure_mnist(
     plan: Plan, network_path: Path, folder: Path, emit: Emit, progress: Progress
 ) -> None:
-    """One row: accuracy in the clear, agreement and costs under encryption, memory."""
     network = he_inference.load_network(network_path)
     test = mnist().test if plan.full_test_set else mnist_sample()
     progress("accuracy in the clear", 0, 1)
@@ -298,3 +313,11 @@ def server_memory(program: Path, queries: npt.NDArray[Any], folder: Path) -> Row
         "server_start_bytes": started["before_keys_bytes"],
         "server_peak_bytes": answer["peak_bytes"],
     }
+
+
+BENCHMARK = Benchmark(
+    "query",
+    "One encrypted query: CPU time, bytes, memory, accuracy; with peers on the same network.",
+    PACKAGES,
+    steps,
+)

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure, our_parties
-from benchmarks.bench_query import Emit, Progress
 from benchmarks.peer_environment import PEERS_FOLDER, InstallError, peer_python
 from benchmarks.slow_wire import slow_wire
+from benchmarks.steps import Asked, Benchmark, Emit, Progress, Step
 
 NETWORKS = ("mlp", "lenet")
 BATCH = 128
@@ -33,8 +33,9 @@ PEER_STEPS = {"mlp": 3, "lenet": 1}
 """After one that is not counted: a step of SPU's LeNet takes minutes."""
 SECONDS = 1800
 FIGURES = ("cpu_seconds_per_step", "seconds_per_step", "bytes_per_step", "rounds_per_step")
-DELAY = 0.02
+DELAYS = (0.02, 0.005, 0.01, 0.04)
 """Seconds that every message takes longer on the slow network, one way."""
+SLOW_STEPS = 8
 RATE = 100e6 / 8
 """Bytes a second that a party can send there."""
 DELAYED = SERVED = (3, 2)
@@ -52,23 +53,29 @@ class _Failed(Exception):
     """A system that could not be measured; the message says why."""
 
 
-def run(networks: Sequence[str], rounds: int, peers: bool, emit: Emit, progress: Progress) -> None:
-    """Measure each network on every system in turn, the first one `rounds` times and the others, of
-    which a peer's step takes minutes, once; medians of the rounds."""
-    packages = ("sottovoce", "numpy", "cryptography", "torch", "crypten")
-    emit(measure.environment(packages) | {"benchmark": "training"})
+def steps(asked: Asked) -> Iterable[Step]:
+    """A slow network, queries, and training steps: the first network's twice, the others', of which
+    a peer's step takes minutes, once; medians of the rounds."""
+    networks = NETWORKS[:1] if asked.quick else NETWORKS
+    delays = DELAYS[:1] if asked.quick else DELAYS
+    systems = _SYSTEMS if asked.peers else _SYSTEMS[:2]
     for parties in DELAYED:
-        progress("slow network", 0, 1)
-        with slow_wire(DELAY, RATE) as wire:
-            found = our_parties.step("mlp", parties, BATCH, STEPS["mlp"], wire.routes)
-        where = {"delay_ms": 1e3 * DELAY, "megabits": 8e-6 * RATE}
-        name, _, source, _ = _SYSTEMS[3 - parties]
-        emit(_row([found], name, source, "mlp") | {"kind": "slow network", **where})
+        for delay in delays:
+            yield Step(f"{1e3 * delay:g} ms, {parties} owners", partial(_slow, parties, delay))
     for parties in SERVED:
-        _run_queries(parties, emit, progress)
-    systems = _SYSTEMS if peers else _SYSTEMS[:2]
+        yield Step(f"queries, {parties} owners", partial(_run_queries, parties))
     for place, network in enumerate(networks):
-        _run_steps(network, 1 if place else rounds, systems, emit, progress)
+        rounds = 1 if place or asked.quick else 2
+        yield Step(network, partial(_run_steps, network, rounds, systems))
+
+
+def _slow(parties: int, delay: float, emit: Emit, progress: Progress) -> None:
+    progress(f"a network {1e3 * delay:g} ms slower", 0, 1)
+    with slow_wire(delay, RATE) as wire:
+        found = our_parties.step("mlp", parties, BATCH, SLOW_STEPS, wire.routes)
+    where = {"delay_ms": 1e3 * delay, "megabits": 8e-6 * RATE}
+    name, _, source, _ = _SYSTEMS[3 - parties]
+    emit(_row([found], name, source, "mlp") | {"kind": "slow network", **where})
 
 
 def _run_steps(
@@ -180,4 +187,12 @@ _SYSTEMS: tuple[System, ...] = (
         measure.PEER,
         "semi-honest, one of three; no TLS here",
     ),
+)
+
+
+BENCHMARK = Benchmark(
+    "training",
+    "A training step on shares: CPU seconds, bytes, rounds; CrypTen and SPU with peers.",
+    ("sottovoce", "numpy", "cryptography", "torch", "crypten"),
+    steps,
 )

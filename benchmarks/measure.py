@@ -9,6 +9,7 @@ Imports the standard library alone, so that a peer's own virtual environment can
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -176,6 +177,7 @@ def environment(packages: Sequence[str] = ()) -> Row:
         "python": platform.python_version(),
         "packages": versions(packages),
         "commit": _commit(),
+        "edits": _edits(),
     }
 
 
@@ -196,13 +198,19 @@ def write_row(stream: TextIO, row: Mapping[str, Any]) -> None:
     stream.flush()
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, torn: bool = False) -> Iterator[Row]:
     """The rows of a JSON lines file, in order.
+
+    Args:
+        path: the file.
+        torn: leave out a last line that was cut off while it was written.
 
     Raises:
         ValueError: a line is no JSON object; the message names the line.
     """
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()[: -1 if torn and not text.endswith("\n") else None]
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -246,9 +254,24 @@ def _commit() -> str | None:
     folder = Path(__file__).resolve().parent
     try:
         head = _git(folder, "rev-parse", "--short=12", "HEAD")
-        return head + ("+" if _git(folder, "status", "--porcelain") else "")
+        return head + ("+" if _edits() else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _edits() -> str | None:
+    """A digest of how the code of this checkout differs from its commit; None where it does not.
+
+    Results and pages, which runs write, are no code.
+    """
+    folder = Path(__file__).resolve().parent.parent
+    try:
+        state = [_git(folder, "diff", "HEAD", "--", "*.py", "*.txt", "*.toml")]
+        state += [_git(folder, "ls-files", "--others", "--exclude-standard", "--", "*.py")]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    text = "\n".join(state).strip()
+    return hashlib.sha256(text.encode()).hexdigest()[:12] if text else None
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -6,20 +6,54 @@ A block stands between `<!-- figures: NAME -->` and `<!-- /figures -->`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measure import OURS, Row, read_rows
 from benchmarks.report import markdown
+from benchmarks.table import NOTHING, Column, Table, milliseconds, number, plain
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
-RESULTS = (
-    "query.jsonl", "batch.jsonl", "points.jsonl", "cores.jsonl", "heads.jsonl", "training.jsonl",
-    "trained.jsonl", "hybrid.jsonl",
+RESULTS = tuple(
+    f"{name}.jsonl"
+    for name in (
+        "query", "batch", "points", "growth", "site", "cores", "heads", "training", "trained",
+        "hybrid",
+    )
 )  # fmt: skip
 """Files of results, each of one run."""
 NOT_YET = "Not measured on this version: `python -m benchmarks run heads --peers` does it.\n"
-_SHOWN = ("environment", "tutorial", "mnist", "cores", "failure")
+_NO_PRIVACY, _OURS_HEAD = "no privacy", "Sottovoce fc, public whitening"
+_OPACUS = "Opacus DP-SGD, ghost"
+_DELAY = 20.0
+
+
+def _percent(name: str) -> Callable[[Row], str]:
+    return lambda row: NOTHING if row[name] is None else f"{100 * row[name]['accuracy']:.1f}"
+
+
+_QUERY: Sequence[Column] = (
+    ("tutorial CNN, one core", plain("system")),
+    ("CPU ms (quartiles)", milliseconds("cpu_ms")),
+    ("times ours", number("cpu_ratio_to_ours", 1)),
+    ("up kB", number("request_bytes", 0, 1e3)),
+    ("down kB", number("response_bytes", 0, 1e3)),
+    ("keys MB", number("evaluation_key_bytes", 1, 1e6)),
+)
+_POINTS: Sequence[Column] = (
+    ("network", plain("network")),
+    ("answers", plain("response")),
+    ("CPU ms", number("cpu_ms", 1)),
+    ("up kB", number("request_bytes", 0, 1e3)),
+    ("down kB", number("response_bytes", 0, 1e3)),
+    ("keys kB", number("evaluation_key_bytes", 0, 1e3)),
+)
+_HEADS: Sequence[Column] = (
+    ("accuracy % at ε = 1", plain("task")),
+    ("no privacy", _percent("none")),
+    ("ours, public whitening", _percent("ours")),
+    ("Opacus DP-SGD", _percent("opacus")),
+)
 
 
 def measured(folder: Path) -> list[Row]:
@@ -29,45 +63,39 @@ def measured(folder: Path) -> list[Row]:
 
 
 def blocks(rows: Iterable[Row]) -> dict[str, str]:
-    """Text of every block by name, for the rows of all of `RESULTS`."""
+    """Text of every block by name, for the rows of all of `RESULTS`: a few lines a flow."""
     found = list(rows)
-    shown = [
-        row
-        for row in found
-        if row.get("kind") in _SHOWN and row.get("benchmark", "query") == "query"
-    ]
-    tables = markdown(shown).replace("\n## ", "\n### ")
     return {
         "summary": _summary(found),
-        "query": tables,
+        "query": _small(_QUERY, sorted(_of(found, "tutorial"), key=lambda row: row["cpu_ms"])),
         "batch": _batch(found),
-        "points": _points(found),
+        "points": _small(_POINTS, [r for r in _of(found, "point") if r["optimise"] == "latency"]),
         "heads": _heads(found),
         "training": _training(found),
         "hybrid": _hybrid(found),
     }
 
 
-def _points(rows: Iterable[Row]) -> str:
-    shown = [
-        row for row in rows if row.get("kind") == "point" or row.get("benchmark") == "points"
-    ]  # fmt: skip
-    return markdown(shown).replace("\n## ", "\n### ")
+def _of(rows: Iterable[Row], kind: str) -> list[Row]:
+    return [row for row in rows if row.get("kind") == kind]
+
+
+def _small(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    return Table("", columns, rows).markdown().split("\n\n", 1)[1] + "\n"
 
 
 def _heads(rows: Iterable[Row]) -> str:
-    found = [row for row in rows if str(row.get("kind")).startswith("head")]
+    """Accuracy at ε = 1, a line a task."""
+    found = _of(rows, "head")
     if not found:
         return NOT_YET
-    growth = [row for row in found if row["kind"] == "head_growth"]
-    tables = markdown(found).replace("## ", "### ")
-    lines = [
-        f"A line explains {100 * row['explained']:.1f} % of how time grows with {row['what']}: "
-        f"{row['seconds_a_million']:.0f} s a million, from {row['sizes'][0]:,} to "
-        f"{row['sizes'][-1]:,}."
-        for row in growth
-    ]
-    return "\n".join([tables, *lines]).rstrip("\n") + "\n"
+    lines = []
+    for task in dict.fromkeys(str(row["task"]) for row in found):
+        here = {row["system"]: row for row in found
+                if row["task"] == task and row.get("epsilon", 1.0) == 1.0}  # fmt: skip
+        lines.append({"task": task, "none": here.get(_NO_PRIVACY), "ours": here.get(_OURS_HEAD),
+                      "opacus": here.get(_OPACUS)})  # fmt: skip
+    return _small(_HEADS, lines)
 
 
 def _hybrid(rows: Iterable[Row]) -> str:
@@ -81,7 +109,6 @@ _SHARES = ("training", "slow network", "shared inference", "trained")
 def _training(rows: Iterable[Row]) -> str:
     every = list(rows)
     found = [row for row in every if row.get("kind") in _SHARES]
-    (load,) = (row["load"] for row in every if row.get("benchmark") == "training")
     steps = [row for row in found if row["kind"] == "training"]
     lines = []
     for network in dict.fromkeys(str(row["network"]) for row in steps):
@@ -94,12 +121,21 @@ def _training(rows: Iterable[Row]) -> str:
         ]
         if compared:
             lines.append(f"- `{network}`: " + "; ".join(compared) + ".")
-    tables = markdown(found).replace("\n## ", "\n### ").replace("## ", "### ", 1)
-    lines.append(
-        f"- When the run began {load:.0f} processes wanted the machine's two cores: more than two "
-        "make wall times long, and leave CPU times, bytes and rounds as they are."
-    )
-    return f"{tables}\n" + "\n".join(lines) + "\n"
+    slow = [row for row in found if row["kind"] == "slow network"]
+    delayed = next((row for row in slow if row["delay_ms"] == _DELAY), None)
+    runs = [row for row in found if row["kind"] == "trained"]
+    lines += [
+        f"- `{row['network']}` on MNIST, on shares: **{row['accuracy_percent']:.2f} %** after "
+        f"{row['steps']:,} steps, {row['plain_accuracy_percent']:.2f} % by the same loop in the "
+        f"clear; {row['bytes_per_step'] / 1e6:.1f} MB and {row['rounds_per_step']} rounds a step."
+        for row in runs
+    ]
+    if delayed:
+        lines.append(
+            f"- {delayed['seconds_per_step']:.2f} s a step of `mlp` where every message takes "
+            f"{_DELAY:.0f} ms longer and a party sends {delayed['megabits']:.0f} Mbit/s."
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _times(row: Row, ours: Row, figure: str) -> str:
@@ -109,7 +145,6 @@ def _times(row: Row, ours: Row, figure: str) -> str:
 def _batch(rows: Iterable[Row]) -> str:
     found = list(rows)
     batches = [row for row in found if row.get("kind") == "batch"]
-    growth = {str(row["what"]): row for row in found if row.get("kind") == "growth"}
     ours = [row for row in batches if row["source"] == OURS]
     (seal,) = (row for row in batches if row["source"] != OURS)
     (beside,) = (
@@ -118,15 +153,18 @@ def _batch(rows: Iterable[Row]) -> str:
     )  # fmt: skip
     per_core = beside["evaluation_images_per_second"] / beside["cores"]
     ratio = per_core / seal["evaluation_images_per_second"]
-    tables = markdown([*ours, *growth.values()]).replace("\n## ", "\n### ")
-    return (
-        f"{tables.replace('## ', '### ', 1)}\n"
-        f"Per core that is **{ratio:.0f} times** what the same layers would take as scalar "
-        f"operations of SEAL's, timed in the same run ({seal['network']}, plain answers). Every "
-        f"one of MNIST's {ours[0]['queries']:,} test images was asked under encryption. A line "
-        f"explains {100 * growth['batches']['explained']:.1f} % of how time grows with the number "
-        f"of batches, and {100 * growth['products']['explained']:.1f} % with a network's products "
-        "(per prime of the modulus).\n"
+    lines = [
+        f"- {row['network'].capitalize()}: **{row['server_images_per_second']:,.0f} images a "
+        f"second** on {row['cores']} cores, bytes to bytes, {row['accuracy_percent']:.2f} % right; "
+        f"{row['labels_equal']:,} of {row['queries']:,} labels as in the clear; "
+        f"{row['upload_bytes_per_image'] / 1e3:.1f} kB an image up, "
+        f"{row['download_bytes_per_image'] / 1e3:.2f} kB down."
+        for row in ours
+        if row["response"] == "private"
+    ]
+    return "\n".join(lines) + (
+        f"\n- Per core the evaluator is **{ratio:.0f} times** as fast as the same layers as scalar "
+        f"operations of SEAL's, timed in the same run ({seal['network']}, plain answers).\n"
     )
 
 
@@ -149,8 +187,8 @@ def _summary(rows: Iterable[Row]) -> str:
         f"{ours['evaluation_key_bytes'] / 1e6:.1f} MB of keys once, and "
         f"{ours['server_peak_bytes'] / 1e6:.0f} MB of memory for one client in one process.\n"
         f"- On TenSEAL's tutorial network, in one run on one core, CPU time is {ratios}; "
-        f"{_labels(by_kind['tutorial'])}, and the errors of scores are in the table. We encrypt "
-        "with the secret key, the others with a public one.\n"
+        f"{_labels(by_kind['tutorial'])}, and [the tables](docs/figures.md) have the errors of "
+        "scores. We encrypt with the secret key, the others with a public one.\n"
     )
 
 

@@ -20,16 +20,20 @@ from benchmarks import (
     bench_points,
     bench_query,
     measure,
+    pages,
     peer_environment,
     published,
     readme,
     tutorial,
 )
-from benchmarks.__main__ import BENCHMARKS, app
+from benchmarks.__main__ import app
 from benchmarks.measure import Span, Summary
 from benchmarks.peers.protocol import Array, System, Weights, serve
-from benchmarks.report import NOTHING, markdown
+from benchmarks.registry import BENCHMARKS
+from benchmarks.report import markdown
+from benchmarks.steps import Asked
 from benchmarks.system_process import PROJECT, AnswerError, SystemProcess
+from benchmarks.table import NOTHING
 from he_inference.processors import processors
 from workloads.datasets import mnist_sample
 
@@ -321,9 +325,9 @@ def test_two_cores_in_small(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(he_inference, "compile", lambda *_, **__: compiled)
     rows: list[measure.Row] = []
-    bench_cores.run(2, rows.append, lambda *_: None)
-    assert [row["kind"] for row in rows] == ["environment", "cores", "cores"]
-    assert all(row["speed_up"] > 0 and row["cpu_ms_2"] > 0 for row in rows[1:])
+    bench_cores.measure_cores(2, rows.append, lambda *_: None)
+    assert [row["kind"] for row in rows] == ["cores", "cores"]
+    assert all(row["speed_up"] > 0 and row["cpu_ms_2"] > 0 for row in rows)
 
 
 def test_points_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +337,9 @@ def test_points_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     arguments = ["run", "points", "--quick", "--queries", "2", "--output", str(path)]
     found = CliRunner().invoke(app, arguments)
     assert found.exit_code == 0, found.output
-    environment, *points = measure.read_rows(path)
+    environment, *rows = measure.read_rows(path)
+    points = [row for row in rows if row["kind"] == "point"]
+    assert [row["step"] for row in rows if row["kind"] == "step"] == [task.name for task in tasks]
     assert environment["benchmark"] == "points"
     assert [(row["layout"], row["response"]) for row in points] == [
         (service.layout, service.response) for task in tasks for service in task.services
@@ -352,9 +358,10 @@ def test_a_service_that_does_not_compile_is_a_failure(monkeypatch: pytest.Monkey
     services = (bench_points.Service("packed", "private"),)
     monkeypatch.setattr(bench_points, "TASKS", (replace(task, services=services),))
     rows: list[measure.Row] = []
-    bench_points.run(2, 1, False, rows.append, lambda *_: None)
-    assert [row["kind"] for row in rows] == ["environment", "failure"]
-    assert task.name in rows[1]["system"] and "private" in rows[1]["reason"]
+    (step,) = bench_points.steps(Asked(quick=True, queries=2))
+    step.measure(rows.append, lambda *_: None)
+    assert [row["kind"] for row in rows] == ["failure"]
+    assert task.name in rows[0]["system"] and "private" in rows[0]["reason"]
 
 
 if __name__ == "__main__":
@@ -365,9 +372,9 @@ def test_every_figure_in_the_readme_is_measured() -> None:
     """`python -m benchmarks readme` would change nothing."""
     root = Path(__file__).resolve().parents[1]
     page = (root / "README.md").read_text(encoding="utf-8")
-    results = root / "benchmarks" / "results"
-    assert readme.filled(page, readme.blocks(readme.measured(results))) == page
     assert "<!-- figures: summary -->" in page
+    for name, text in pages.contents(root / "benchmarks" / "results").items():
+        assert (root / name).read_text(encoding="utf-8") == text, name
 
 
 def test_a_page_with_other_figures_is_noticed() -> None:

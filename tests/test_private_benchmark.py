@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import bench_heads, head_features, head_streams, measure, readme
+from benchmarks.arithmetic import power_rows
 from benchmarks.bench_heads import CLIPPED, WHITENED, Plan
 from benchmarks.head_plot import accuracy_plot
 from benchmarks.head_tasks import TASKS, synthetic
@@ -95,7 +96,9 @@ def test_a_run_in_small() -> None:
     text = markdown(rows)
     for word in ("accuracy %", "ε = 0.5", bench_heads.GHOST_WHITENED, "1,000", "70.0"):
         assert word in text
-    assert "A line explains" in readme._heads(rows)
+    (grown,) = power_rows(rows)
+    assert grown["what"].endswith("a private fit") and 0 <= grown["explained"] <= 1
+    assert "| synthetic |" in readme._heads(rows)
     drawing = ElementTree.fromstring(accuracy_plot(rows))
     assert len(list(drawing.iter("{http://www.w3.org/2000/svg}polyline"))) == 5
 

@@ -144,7 +144,8 @@ def test_folders_in_prose_exist() -> None:
 
 def test_the_tree_is_the_tree() -> None:
     """Every module and folder that the drawing names exists."""
-    (drawing,) = [b for _, _, b in blocks(TEXT) if b.startswith("he_inference/\n")]
+    design = (PROJECT / "docs" / "design.md").read_text(encoding="utf-8")
+    (drawing,) = [b for _, _, b in blocks(design) if b.startswith("he_inference/\n")]
     inside = re.findall(r"^  (\S.*?)(?:  .*)?$", drawing, re.MULTILINE)
     named = {name for line in inside for name in line.split()}
     package = PROJECT / "he_inference"
@@ -171,7 +172,7 @@ def test_the_refusal_is_what_is_said() -> None:
 
 PAGES = sorted(
     path
-    for folder in ("", "benchmarks", "workloads")
+    for folder in ("", "benchmarks", "docs", "workloads")
     for path in (PROJECT / folder).glob("**/*.md" if folder else "*.md")
     if not any(part.startswith(".") for part in path.relative_to(PROJECT).parts)
 )

@@ -13,6 +13,7 @@ from unittest.mock import patch
 from benchmarks import bench_training, measure
 from benchmarks.report import markdown
 from benchmarks.slow_wire import slow_wire
+from benchmarks.steps import Asked
 
 
 def test_the_wire_delays_and_limits() -> None:
@@ -49,15 +50,16 @@ def test_a_small_run(tmp_path: Path) -> None:
         path.open("w") as stream,
     ):
         emit: Any = lambda row: measure.write_row(stream, row)  # noqa: E731
-        bench_training.run(("mlp",), 1, False, emit, lambda *_: None)
+        for step in bench_training.steps(Asked(quick=True)):
+            step.measure(emit, lambda *_: None)
     rows = list(measure.read_rows(path))
     assert [row["kind"] for row in rows] == [
-        "environment", "slow network", "shared inference", "training", "training",
+        "slow network", "shared inference", "training", "training",
     ]  # fmt: skip
-    _, slow, query, three, two = rows
+    slow, query, three, two = rows
     assert three["rounds_per_step"] == two["rounds_per_step"] == slow["rounds_per_step"] == 44
     # Each round waits for a message that left a delay ago.
-    assert slow["seconds_per_step"] > 44 * bench_training.DELAY
+    assert slow["seconds_per_step"] > 44 * bench_training.DELAYS[0]
     assert three["bytes_per_step"] < 13e6
     assert query["rounds"] == 12 and query["client_bytes"] < query["bytes"] < 300e3
     assert markdown(rows).count("##") == 3

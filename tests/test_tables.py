@@ -1,0 +1,242 @@
+"""Runs go on where they stopped, two runs compare, and the page of tables works in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from benchmarks import arithmetic, bench_site, measure, page, pages, runner, survey
+from benchmarks.__main__ import app
+from benchmarks.fits import power_law
+from benchmarks.measure import Row
+from benchmarks.page_plots import pareto, plots
+from benchmarks.published import SURVEY
+from benchmarks.readme import measured
+from benchmarks.registry import BENCHMARKS
+from benchmarks.steps import Asked, Benchmark, Step
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+# ---------------------------------------------------------------------------- runs
+
+
+class Halting:
+    """Three steps of which the second is interrupted the first time."""
+
+    def __init__(self) -> None:
+        self.measured: list[str] = []
+        self.halts = 1
+
+    def steps(self, asked: Asked) -> Iterator[Step]:
+        for key in ("first", "second", "third"):
+            yield Step(key, lambda emit, _, key=key: self._measure(key, emit))  # type: ignore[misc]
+
+    def _measure(self, key: str, emit: Any) -> None:
+        self.measured.append(key)
+        emit({"kind": "half", "of": key})
+        if key == "second" and self.halts:
+            self.halts -= 1
+            raise KeyboardInterrupt
+        emit({"kind": "whole", "of": key})
+
+    def run(self, path: Path, asked: Asked | None = None, fresh: bool = False) -> int:
+        benchmark = Benchmark("halting", "", ("numpy",), self.steps)
+        return runner.run(benchmark, asked or Asked(), path, fresh, lambda *_: None)
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    halting, path = Halting(), tmp_path / "rows.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        halting.run(path)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('{"kind": "cut o')
+    assert halting.run(path) == 1
+    assert halting.measured == ["first", "second", "second", "third"]
+    rows = list(measure.read_rows(path))
+    assert [row["of"] for row in rows if row["kind"] == "half"] == ["first", "second", "third"]
+    assert [row["step"] for row in rows if row["kind"] == "step"] == ["first", "second", "third"]
+    assert rows[0]["kind"] == "environment" and len(rows) == 1 + 3 * 3
+    assert runner.seconds(path) == pytest.approx(
+        sum(row["wall_seconds"] for row in rows if row["kind"] == "step")
+    )
+    assert halting.run(path) == 3
+
+
+@pytest.mark.parametrize("what", ["options", "fresh", "commit"])
+def test_another_run_starts_anew(tmp_path: Path, what: str) -> None:
+    halting, path = Halting(), tmp_path / "rows.jsonl"
+    halting.halts = 0
+    halting.run(path)
+    if what == "commit":
+        rows = list(measure.read_rows(path))
+        rows[0]["commit"] = "another"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    asked = Asked(quick=what == "options")
+    assert halting.run(path, asked, fresh=what == "fresh") == 0
+    assert halting.measured == 2 * ["first", "second", "third"]
+
+
+def test_keys_of_steps_are_unique() -> None:
+    for name, benchmark in BENCHMARKS.items():
+        if name != "heads":  # whose steps hold this process to one core
+            for asked in (Asked(quick=True), Asked(peers=True)):
+                keys = [step.key for step in benchmark.steps(asked)]
+                assert keys and len(keys) == len(set(keys)), name
+
+
+# ---------------------------------------------------------------------------- compare
+
+
+def _file(path: Path, cpu_ms: float, ratio: float) -> Path:
+    rows: list[Row] = [
+        {"kind": "tutorial", "system": "A", "source": measure.PEER, "network": "n",
+         "cpu_ms": cpu_ms, "cpu_ms_low": 1.0, "cpu_ratio_to_ours": ratio, "version": {}},
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("ratio", "code"), [(2.25, 0), (2.35, 1), (1.69, 1)])
+def test_compare_judges_ratios(tmp_path: Path, ratio: float, code: int) -> None:
+    old, new = _file(tmp_path / "old.jsonl", 10.0, 2.0), _file(tmp_path / "new.jsonl", 50.0, ratio)
+    found = CliRunner().invoke(app, ["compare", str(old), str(new)])
+    assert found.exit_code == code, found.output
+    assert f"cpu_ratio_to_ours (ratio) | 2 | {ratio:g} |" in found.output
+    assert "cpu_ms | 10 | 50 | +400.0 % ◂" in found.output
+
+
+def test_compare_refuses_what_is_no_run(tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["compare", str(tmp_path), str(tmp_path)])
+    assert found.exit_code == 2
+    assert found.stderr.startswith("benchmarks: ")
+
+
+# ---------------------------------------------------------------------------- growth, survey
+
+
+@given(st.floats(-3, 3), st.floats(1e-3, 1e3))
+def test_a_power_is_found(exponent: float, factor: float) -> None:
+    sizes = np.array([1.0, 2.0, 5.0, 30.0])
+    law = power_law(sizes.tolist(), (factor * sizes**exponent).tolist())
+    # Logarithms of magnitudes up to 20, in float64, through a small least-squares problem.
+    assert law.exponent == pytest.approx(exponent, abs=1e-9)
+    assert law.factor == pytest.approx(factor, rel=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [[1.0], [1.0, 1.0], [0.0, 1.0]])
+def test_a_power_needs_two_sizes(sizes: list[float]) -> None:
+    with pytest.raises(ValueError, match="two or more positive"):
+        power_law(sizes, sizes)
+
+
+def test_the_survey_is_whole_and_says_where_it_is_behind() -> None:
+    known = {figure.system for figure in SURVEY}
+    assert set(survey.SERVED) | set(survey.NOT_SERVED) == known
+    assert not set(survey.SERVED) & set(survey.NOT_SERVED)
+    query: Row = {"kind": "mnist", "accuracy_percent": 99.0, "wall_ms": 1e6,
+                  "request_bytes": 5e5, "response_bytes": 5e5}  # fmt: skip
+    rows = {row["system"]: row for row in survey.survey([query])}
+    assert len(rows) == 15
+    assert rows["CryptoNets"]["verdict"] == "behind in seconds"
+    assert rows["CryptoNets"]["seconds_verdict"] == "1.43 times more"
+    assert rows["CryptoNets"]["megabytes_verdict"] == "596 times less"
+    assert rows["CryptoDL"]["verdict"] == "behind in accuracy and seconds"
+    assert rows["E2DM"]["verdict"].startswith("not served")
+    assert rows["Gazelle"]["verdict"].startswith("not measured")
+
+
+def test_a_million_a_day() -> None:
+    row: Row = {"kind": "mnist", "server_cpu_ms": 86.4, "request_bytes": 600,
+                "response_bytes": 400, "evaluation_key_bytes": 2_000_000}  # fmt: skip
+    (day,) = arithmetic.day_rows([row])
+    assert day["cores"] == pytest.approx(1)
+    assert day["gigabytes"] == pytest.approx(1)
+    assert day["keys_gigabytes"] == pytest.approx(2)
+    assert day["millions"] == pytest.approx(arithmetic.MACHINES * arithmetic.CORES)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1))
+def test_nothing_beats_the_front(points: list[tuple[int, int]]) -> None:
+    front = pareto([(float(x), float(y)) for x, y in points])
+    for x, y in points:
+        assert any(a <= x and b <= y for a, b in front)
+    for a, b in front:
+        assert not any((x <= a and y < b) or (x < a and y <= b) for x, y in points)
+
+
+# ---------------------------------------------------------------------------- the site's workload
+
+
+def test_the_workload_in_stages() -> None:
+    rows: list[Row] = []
+    bench_site.measure_size(0, 1, rows.append, lambda *_: None)
+    (row,) = rows
+    assert row["right"] == 1
+    assert row["public_keys_bytes"] > row["ciphertexts_upload_bytes"] > 0
+    assert row["seconds"] > row["server_encrypted_compute_seconds"] > 0
+
+
+# ---------------------------------------------------------------------------- the page
+
+
+def test_the_page_asks_nobody_for_anything() -> None:
+    text = page.page(measured(RESULTS))
+    assert "src=" not in text and "@import" not in text
+    assert 'href="http' not in text.replace('xlink:href="http', "")
+    assert len(plots(measured(RESULTS))) == 5
+    for table in page.all_tables(measured(RESULTS)):
+        assert f"<h2>{table.title.split(':')[0][:10]}"[:8] in text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    arguments = ["--disable-gpu", "--disable-background-networking", "--disable-sync"]
+    if os.geteuid() == 0:
+        arguments.append("--no-sandbox")
+    with sync_api.sync_playwright() as play:
+        started = play.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_in_a_browser(browser: Any, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    shown = context.new_page()
+    said: list[str] = []
+    asked: list[str] = []
+    shown.on("console", lambda message: said.append(message.text))
+    shown.on("pageerror", lambda error: said.append(str(error)))
+    shown.on("request", lambda request: asked.append(request.url))
+    address = (pages.PROJECT / pages.REPORT).as_uri()
+    shown.goto(address)
+    assert shown.evaluate("document.documentElement.scrollWidth") == 390
+    red, *_ = shown.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g)")
+    assert (int(red) < 60) == (scheme == "dark")
+    first = "section:first-of-type"
+    shown.click(f"{first} th:nth-child(5) button")
+    column = f"Array.from(document.querySelectorAll('{first} tbody td:nth-child(5)'))"
+    up = shown.evaluate(f"{column}.map(cell => cell.dataset.value).filter(v => v).map(Number)")
+    assert up == sorted(up) and len(set(up)) > 5
+    shown.click(f"{first} th:nth-child(5) button")
+    down = shown.evaluate(f"{column}.map(cell => cell.dataset.value)")
+    assert [float(value) for value in down if value] == up[::-1]
+    assert down[-1] is None  # what is not known is last either way
+    assert shown.get_attribute(f"{first} th:nth-child(5)", "aria-sort") == "descending"
+    assert said == []
+    assert all(url == address or url.startswith("data:") for url in asked)
+    context.close()
