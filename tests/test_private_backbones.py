@@ -123,3 +123,27 @@ def test_efficientnet_where_it_is_installed() -> None:
         backbone.features([np.zeros((3, 3))])
     with pytest.raises(InputError, match="pixels"):
         efficientnet_lite0(8)
+
+
+def test_features_are_kept_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extraction that was stopped goes on where it was."""
+    monkeypatch.setattr("private_models.backbones.extraction.PART", 2)
+    rows = np.arange(10, dtype=np.float32).reshape(5, 2)
+    made: list[int] = []
+
+    def prepare(inputs: object) -> torch.Tensor:
+        return torch.tensor(np.array(inputs, np.float32))
+
+    backbone = Backbone("double", torch.nn.Linear(2, 3), prepare)
+
+    def stop(count: int) -> None:
+        made.append(count)
+        if sum(made) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backbone.cached(rows, tmp_path, progress=stop)
+    kept = len(list(tmp_path.glob("*.safetensors")))
+    found = backbone.cached(rows, tmp_path)
+    assert kept >= 1 and len(list(tmp_path.glob("*.safetensors"))) == 3
+    assert np.array_equal(found, backbone.features(rows))

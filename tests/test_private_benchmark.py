@@ -37,26 +37,6 @@ def test_a_task_that_cannot_be_had_says_why() -> None:
         assert TASKS["cifar"]() == "not there"
 
 
-def test_features_are_kept_in_parts(tmp_path: Path) -> None:
-    import torch
-
-    from private_models.backbones.extraction import Backbone
-
-    def prepare(inputs: object) -> torch.Tensor:
-        return torch.tensor(np.array(inputs, np.float32))
-
-    backbone = Backbone("double", torch.nn.Linear(2, 3), prepare)
-    rows = np.arange(10, dtype=np.float32).reshape(5, 2)
-    with (
-        patch.object(head_features, "cache_folder", lambda: tmp_path),
-        patch.object(head_features, "PART", 2),
-    ):
-        first = head_features._kept(backbone, rows, rows.tobytes)
-        assert len(list((tmp_path / "features").iterdir())) == 3
-        with patch.object(Backbone, "features", side_effect=AssertionError):
-            assert np.array_equal(head_features._kept(backbone, rows, rows.tobytes), first)
-
-
 def peer(library: str, path: Path, settings: dict[str, object]) -> Row:
     """In place of a process of its own: what it is given must be whole."""
     with np.load(path, allow_pickle=False) as archive:
