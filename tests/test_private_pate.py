@@ -323,7 +323,8 @@ def test_refusals() -> None:
     with pytest.raises(BudgetError, match="integer noise"):
         train_student(data, public, PateOptions(Budget(1.0, 1e-20), np.arange(4)))
     with pytest.warns(LargeDelta):
-        train_student(data, public, PateOptions(Budget(1.0, 0.05), np.arange(4), threshold=0))
+        large = PateOptions(Budget(1.0, 0.05), np.arange(4), teachers=40, threshold=0)
+        train_student(data, public, large)
     for wrong in ({"ridge": 0}, {"threshold": 1.2}, {"answers": 0}, {"order": 1.0}):
         with pytest.raises(OptionError):
             PateOptions(budget, np.arange(4), **wrong)  # type: ignore[arg-type]
