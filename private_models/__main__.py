@@ -7,6 +7,7 @@ features ─▸ fit, pate ─▸ predict
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -391,6 +392,12 @@ def _complain(text: str) -> None:
     terminal.notes.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
+def _warn(message: Warning | str, *_where: Any, **_named: Any) -> None:
+    """One line in place of Python's, which names a file and quotes its source."""
+    line = f"private-models: warning: {' '.join(str(message).split())}"
+    terminal.notes.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def _misuse(error: Any) -> str:
     """The line for a command line that does not parse."""
     context = getattr(error, "ctx", None)
@@ -401,7 +408,9 @@ def _misuse(error: Any) -> str:
 def _run(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code."""
     try:
-        code = app(args=arguments, standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            code = app(args=arguments, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):

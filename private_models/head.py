@@ -103,7 +103,11 @@ def load_head(path: str | Path) -> PrivateHead:
         raise HeadFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     except HeadFileError as error:
         raise HeadFileError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except SafetensorError:
+        raise HeadFileError(
+            f"{path}: not a saved head: expected a file that `private-models fit` or `pate` wrote"
+        ) from None
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise HeadFileError(f"{path}: not a saved head: {error!r:.120}") from None
     return PrivateHead(*_checked(path, weights, bias, len(classes)), classes, statement)
 

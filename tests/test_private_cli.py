@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +102,17 @@ def test_fit_refuses(files: Path) -> None:
     refused("fit", files, y, "-o", out, "--classes", "0,1", naming="is a folder")
     refused("fit", files / "no.npy", y, "-o", out, "--classes", "0,1", naming="cannot be read")
     refused("fit", x, y, naming="--output")
-    refused("predict", x, x, naming="not a saved head")
+    refused("predict", x, x, naming="not a saved head: expected a file that")
     assert not out.exists()
+
+
+def test_a_warning_is_one_line(files: Path) -> None:
+    given = ("fit", files / "x.npy", files / "y.npy", "-o", files / "h", "--classes", "0,1,2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        ran = run(*given, "--delta", 0.5, "--count", 3000)
+    assert ran.code == 0 and ran.err.count("\n") == 1
+    assert ran.err.startswith("private-models: warning: delta 0.5 is at least 1/3000")
 
 
 def test_account() -> None:

@@ -17,7 +17,7 @@ from private_models.features import ArrayRows
 from private_models.head import PrivateHead, load_head
 from private_models.noise import WIDTH, RandomBits
 from private_models.pate import ensemble
-from private_models.pate.ensemble import NoAnswers, PateOptions, train_student
+from private_models.pate.ensemble import FewRows, NoAnswers, PateOptions, train_student
 from private_models.pate.renyi import epsilon_of_divergence, likely_outcome_divergence
 from private_models.pate.sensitivity import Votes, local_sensitivities, smooth_sensitivity
 from private_models.pate.teachers import count_votes, parts, ridge_regression
@@ -261,6 +261,11 @@ def student(budget: Budget, count: int = 4000, **options: object) -> PrivateHead
     return train_student(ArrayRows(rows, labels), drawn(600, 2)[0], chosen)
 
 
+def test_more_teachers_than_rows_are_warned_of() -> None:
+    with pytest.warns(FewRows, match="60 teachers are more than the rows"):
+        student(Budget(2.0, 1e-5), count=50, teachers=60, answers=5, threshold=0.0)
+
+
 @pytest.mark.parametrize("relation", RELATIONS)
 def test_a_student_learns_and_says_what_it_promises(relation: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     head = student(Budget(2.0, 1e-5, relation), teachers=150)  # type: ignore[arg-type]
@@ -318,7 +323,8 @@ def test_refusals() -> None:
     with pytest.raises(BudgetError, match="integer noise"):
         train_student(data, public, PateOptions(Budget(1.0, 1e-20), np.arange(4)))
     with pytest.warns(LargeDelta):
-        train_student(data, public, PateOptions(Budget(1.0, 0.05), np.arange(4), threshold=0))
+        large = PateOptions(Budget(1.0, 0.05), np.arange(4), teachers=40, threshold=0)
+        train_student(data, public, large)
     for wrong in ({"ridge": 0}, {"threshold": 1.2}, {"answers": 0}, {"order": 1.0}):
         with pytest.raises(OptionError):
             PateOptions(budget, np.arange(4), **wrong)  # type: ignore[arg-type]

@@ -46,6 +46,10 @@ _VOTES_PER_DEVIATION = 6.0
 _LARGEST_DELTA_SHARE = 0.5
 
 
+class FewRows(UserWarning):
+    """More teachers than rows: some have nothing to learn from, and vote all the same."""
+
+
 class NoAnswers(UserWarning):
     """Teachers agreed on no query: the student has learnt nothing."""
 
@@ -116,6 +120,13 @@ def train_student(
     private = np.concatenate([centre(chunk) for chunk, _ in rows.chunks()])
     if delta_is_large(options.budget.delta, len(private)):
         warnings.warn(f"delta {options.budget.delta:g} is at least 1 / rows", LargeDelta, 2)
+    if options.teachers > len(private):
+        warnings.warn(
+            f"{options.teachers} teachers are more than the rows: those without any vote for "
+            "nothing they have seen; use fewer teachers",
+            FewRows,
+            stacklevel=2,
+        )
     asked = centre(known[: budget.ballot.queries])
     places = parts(bits, len(private), options.teachers)
     counts = count_votes(
