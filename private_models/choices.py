@@ -21,6 +21,9 @@ LARGEST_RATE = 4.0
 """Plain descent on a softmax loss, whose curvature is at most half, is stable below 4."""
 LARGEST_PACE = 10.0
 """Of descent on whitened rows: a rate over 1 − momentum, which takes what the rate may not."""
+PATIENT_BELOW = 800.0
+"""μ·n below which descent on whitened rows slows down, by the root: of so few rows each step shows
+little but noise, in whatever number of features."""
 MOMENTUM = 0.9
 """Where F is published: of heavy-ball descent, which stays stable up to a rate of 7.6."""
 STEPS = 20
@@ -48,7 +51,7 @@ def whitening_ridge(strength: float) -> float:
     return min(LARGEST_RIDGE, max(1e-2, RIDGE_AT_UNIT_SIGNAL / strength))
 
 
-def descent(strength: float, whitened: bool, bound: float) -> FeatureCovariance:
+def descent(strength: float, features: int, whitened: bool, bound: float) -> FeatureCovariance:
     """Gradient descent on rows of norm `bound`.
 
     Whitened rows: steps as long as the signal bears, with momentum for what is over the largest
@@ -56,7 +59,8 @@ def descent(strength: float, whitened: bool, bound: float) -> FeatureCovariance:
     is none, and momentum makes up for what the floor takes from directions of small variance.
     """
     if whitened:
-        pace = min(LARGEST_PACE, RATE_AT_UNIT_SIGNAL * math.sqrt(strength))
+        patience = math.sqrt(min(1.0, strength * features / PATIENT_BELOW))
+        pace = min(LARGEST_PACE, RATE_AT_UNIT_SIGNAL * math.sqrt(strength) * patience)
         rate = min(LARGEST_RATE, pace)
         return FeatureCovariance(
             STEPS, rate, 1 - rate / pace, clip_norm=CLIP * bound, covariance_share=0.0

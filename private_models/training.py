@@ -264,7 +264,9 @@ class _Outline:
         if options.settings is not None:
             return options.settings
         if options.solver == "fc":
-            return choices.descent(strength, options.public_features is not None, bound)
+            return choices.descent(
+                strength, self.features, options.public_features is not None, bound
+            )
         if options.solver == "least_squares":
             return choices.least_squares(strength, True)
         return Newton() if options.solver == "newton" else PoissonGradient()

@@ -119,7 +119,7 @@ def test_verbs_of_private_models_exist_and_take_the_options_named() -> None:
 
 
 def test_the_private_head_scores_as_it_is_said_to() -> None:
-    """0.79, as a mean of nine fits of a deviation of 0.027; and 0.89 without privacy."""
+    """0.82, as a mean of nine fits of a deviation of 0.02; and 0.89 without privacy."""
     (code,) = [b for _, _, b in blocks(TEXT) if "head.score(" in b]
     space: dict[str, Any] = {"__name__": "readme"}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -130,7 +130,7 @@ def test_the_private_head_scores_as_it_is_said_to() -> None:
             space["images"][space["private"]], space["labels"][space["private"]], classes=range(10)
         )
         scores.append(again.score(space["images"][space["test"]], space["labels"][space["test"]]))
-    assert abs(np.mean(scores) - 0.79) < 5 * 0.027 / 3
+    assert abs(np.mean(scores) - 0.82) < 5 * 0.02 / 3
     assert "(1, 0.0001)-differential privacy" in printed.getvalue()
     rows, names = space["images"], space["labels"]
     plain = LogisticRegression(max_iter=3000).fit(rows[space["private"]], names[space["private"]])
