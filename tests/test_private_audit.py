@@ -23,7 +23,7 @@ from private_models.audit.stealing import steal
 from private_models.audit.subjects import ESTIMATORS, subject
 from private_models.audit.suite import attack_service
 from private_models.errors import InputError, OptionError
-from private_models.features import ArrayRows, Transform
+from private_models.features import ArrayRows
 from private_models.head import PrivateHead
 from private_models.noise import Array, RandomBits
 from private_models.pate import ensemble
@@ -79,7 +79,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "half the noise": lambda patch: patch.setattr(releases, "add_noise", half),
     "one noise vector for all classes": lambda patch: patch.setattr(releases, "add_noise", shared),
     "clipping forgotten": lambda patch: (
-        patch.setattr(Transform, "__call__", lambda self, rows: self.linear(rows)),
+        patch.setattr("private_models.features.clip_factors", lambda rows, n: np.ones(len(rows))),
         # The gradient clip is a second line of defence: forgotten as well.
         patch.setattr("private_models.arithmetic._clip_factors", lambda z, e, c: np.ones(len(z))),
         patch.setattr(ensemble, "parts", every_row),
