@@ -18,7 +18,7 @@ demo: .venv/.ready
 	$(RUN) -m he_inference demo
 
 test: .venv/.ready
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/.ready
 	$(RUN) -m ruff check .

@@ -224,8 +224,10 @@ def test_the_public_part_has_nothing_of_the_head(
         for p in (bundle.public, made.public)
         if p.batch is not None
     ]
-    changing = {"identity", "input_scale", "output_scale", "resolution", "precision_bits",
-                "statistical_bits", "answer_bits", "response_bits", "parameters", "group"}  # fmt: skip
+    changing = {
+        "identity", "input_scale", "output_scale", "resolution", "precision_bits",
+        "statistical_bits", "answer_bits", "response_bits", "parameters", "group",
+    }  # fmt: skip
     for one, two in [(texts[0], texts[1]), (texts[0]["batch"], texts[1]["batch"])]:
         differing = {key for key in one if key != "batch" and one[key] != two[key]}
         assert "identity" in differing and differing <= changing
