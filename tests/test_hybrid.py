@@ -191,8 +191,8 @@ def test_too_many_products_for_a_square_say_so(digits: Any, head: PrivateClassif
     module = torch.nn.Sequential(torch.nn.Linear(1280, 4), Square(), torch.nn.Linear(4, 2))
     with pytest.raises(CompileError, match="products"):
         hybrid.build(
-            module, pixels(8, 8), examples=np.eye(4, 1280), classes=[0, 1],
-            statement=head.statement_,
+            module, module_backbone(torch.nn.Identity(), "wide"), examples=np.eye(4, 1280),
+            classes=[0, 1], statement=head.statement_,
         )  # fmt: skip
 
 
@@ -374,6 +374,8 @@ def test_arguments_of_build(head: PrivateClassifier, digits: Any) -> None:
     for given_head, options, words in wrong:
         with pytest.raises(OptionError, match=re.escape(words)):
             hybrid.build(given_head, pixels(8, 8), **options)
+    with pytest.raises(InputError, match="784 features, the head takes 64"):
+        hybrid.build(head, pixels(), examples=rows)
     for given_head, options in [
         (5, {"examples": rows}),
         (head, {"examples": np.full((3, 64), np.nan)}),

@@ -238,6 +238,8 @@ def _own(
     path: Path, public: Path | None, backbone: str | None, column: str | None,
     label_column: str | None, classes: str | None,
 ) -> _Given:  # fmt: skip
+    if not path.exists():
+        raise InputError(f"{path} is not there: expected mnist, cifar10, a folder or a CSV file")
     if not path.is_dir() and classes is None:
         raise OptionError(
             "--classes: name every label that may occur, with commas: taken from the file, rare "

@@ -68,6 +68,7 @@ def build(
             "data; train it with PrivateClassifier, or say no_privacy=True (--no-privacy)"
         )
     rows, bits = _examples(head, examples, feature_norm, projection)
+    _check_width(backbone, rows.shape[1] if projection is None else len(projection.mean))
     # Rows of that norm are made of the weights, and the range is published.
     low, high = _range(rows) if feature_norm is None else (-feature_norm, feature_norm)
     network = he_inference.from_torch(module, rows, input_range=(low, high))
@@ -140,6 +141,17 @@ def _examples(
     lengths = np.linalg.norm(inner.weights, axis=1, keepdims=True)
     largest = inner.weights / np.maximum(lengths, 1e-150) * feature_norm
     return np.concatenate([largest, -largest]).astype(np.float32), _WORST_CASE_BITS
+
+
+def _check_width(backbone: Backbone, expected: int) -> None:
+    """Raises `InputError` for a backbone that gives another number of features than wanted."""
+    if len(backbone.probe):
+        found = backbone.features(backbone.probe).shape[1]
+        if found != expected:
+            raise InputError(
+                f"backbone {backbone.name!r} gives {found} features, the head takes {expected}: "
+                "name the backbone that it was trained on"
+            )
 
 
 def _range(rows: npt.NDArray[np.float32]) -> tuple[float, float]:
