@@ -19,23 +19,13 @@ from private_models.noise import Array
 
 
 @dataclass(frozen=True)
-class Fold:
-    """How prepared rows come of centred ones: z_i = scale_i · y_i · matrix, and then a constant
-    column. matrix: (d, r), or a number. bias: 0 for none."""
-
-    matrix: Array | float
-    bias: float
-
-
-@dataclass(frozen=True)
-class FoldedChunk:
-    """Centred rows y (m, d), class indices (m,), scale (m,), and lengths (m,) of the prepared rows,
-    the bias column included."""
+class ScaledChunk:
+    """Prepared rows that are not formed: scale_i · y_i, and then a constant column. rows: y, (m,
+    r). labels: class indices (m,). scale: (m,)."""
 
     rows: Array
     labels: Labels
     scale: Array
-    lengths: Array
 
 
 class Arithmetic(Protocol):
@@ -44,10 +34,10 @@ class Arithmetic(Protocol):
     def gradient(self, chunks: Iterable[Chunk], weights: Array, clip_norm: float) -> Array:
         """Σ clip(∂ cross-entropy/∂W, clip_norm): (width, K)."""
 
-    def folded_gradient(
-        self, chunks: Iterable[FoldedChunk], fold: Fold, weights: Array, clip_norm: float
+    def scaled_gradient(
+        self, chunks: Iterable[ScaledChunk], bias: float, weights: Array, clip_norm: float
     ) -> Array:
-        """As `gradient`, of rows that are prepared by `fold` and never formed."""
+        """As `gradient`, of rows that are not formed. bias: of the constant column, 0 for none."""
 
     def gram(self, chunks: Iterable[Chunk], width: int) -> Array:
         """Σ z zᵀ: (width, width)."""
@@ -83,23 +73,22 @@ class CpuArithmetic:
             total += residual @ rows
         return np.ascontiguousarray(total.T)
 
-    def folded_gradient(
-        self, chunks: Iterable[FoldedChunk], fold: Fold, weights: Array, clip_norm: float
+    def scaled_gradient(
+        self, chunks: Iterable[ScaledChunk], bias: float, weights: Array, clip_norm: float
     ) -> Array:
-        inner = weights[:-1] if fold.bias else weights
-        turned = np.ascontiguousarray(_times(fold.matrix, inner).T)
-        constant = fold.bias * weights[-1][:, None] if fold.bias else 0.0
+        turned = np.ascontiguousarray((weights[:-1] if bias else weights).T)
+        constant = bias * weights[-1][:, None] if bias else 0.0
         by_rows, by_constant = np.zeros_like(turned), np.zeros(weights.shape[1])
         for chunk in chunks:
             logits = turned @ chunk.rows.T
             logits *= chunk.scale
             residual = softmax_residual(logits + constant, chunk.labels)
-            residual *= _clip_factors(chunk.lengths**2, residual, clip_norm)
+            squares = np.vecdot(chunk.rows, chunk.rows) * chunk.scale**2 + bias**2
+            residual *= _clip_factors(squares, residual, clip_norm)
             by_constant += residual.sum(axis=1)
             residual *= chunk.scale
             by_rows += residual @ chunk.rows
-        total = _times(fold.matrix, by_rows.T, transposed=True)
-        return np.vstack([total, fold.bias * by_constant]) if fold.bias else total
+        return np.vstack([by_rows.T, bias * by_constant]) if bias else by_rows.T
 
     def gram(self, chunks: Iterable[Chunk], width: int) -> Array:
         total = np.zeros((width, width))
@@ -128,13 +117,6 @@ class CpuArithmetic:
             probability[np.arange(len(labels)), labels] -= 1
             gradient += rows.T @ probability
         return gradient, hessian
-
-
-def _times(matrix: Array | float, columns: Array, transposed: bool = False) -> Array:
-    """matrix · columns, or matrixᵀ · columns; a number stands for that multiple of the identity."""
-    if isinstance(matrix, float):
-        return matrix * columns
-    return (matrix.T if transposed else matrix) @ columns
 
 
 def _clip_factors(row_squares: Array, residual: Array, clip_norm: float) -> Array:
@@ -170,26 +152,24 @@ class TorchArithmetic:
             total += rows.T @ (residual * (clip_norm / lengths).clamp(max=1)[:, None])
         return _array(total)
 
-    def folded_gradient(
-        self, chunks: Iterable[FoldedChunk], fold: Fold, weights: Array, clip_norm: float
+    def scaled_gradient(
+        self, chunks: Iterable[ScaledChunk], bias: float, weights: Array, clip_norm: float
     ) -> Array:
-        inner = weights[:-1] if fold.bias else weights
-        turned = torch.from_numpy(_times(fold.matrix, inner)).to(self._device)
-        constant = torch.from_numpy(fold.bias * weights[-1]).to(self._device)
-        by_rows, by_constant = self._zeros(*turned.shape), self._zeros(weights.shape[1])
+        head = torch.from_numpy(weights[:-1] if bias else weights).to(self._device)
+        constant = torch.from_numpy(bias * weights[-1]).to(self._device)
+        by_rows, by_constant = self._zeros(*head.shape), self._zeros(weights.shape[1])
         for chunk in chunks:
             rows, labels = self._load((chunk.rows, chunk.labels))
-            scale, lengths = (
-                torch.from_numpy(values).to(self._device) for values in (chunk.scale, chunk.lengths)
-            )
-            logits = (rows @ turned) * scale[:, None]
-            residual = torch.softmax(logits + constant if fold.bias else logits, 1)
+            scale = torch.from_numpy(chunk.scale).to(self._device)
+            logits = (rows @ head) * scale[:, None]
+            residual = torch.softmax(logits + constant if bias else logits, 1)
             residual[torch.arange(len(labels), device=self._device), labels] -= 1
-            residual *= (clip_norm / (lengths * residual.norm(dim=1))).clamp(max=1)[:, None]
+            lengths = ((rows.norm(dim=1) * scale) ** 2 + bias**2).sqrt() * residual.norm(dim=1)
+            residual *= (clip_norm / lengths).clamp(max=1)[:, None]
             by_rows += rows.T @ (residual * scale[:, None])
             by_constant += residual.sum(0)
-        total = _times(fold.matrix, _array(by_rows), transposed=True)
-        return np.vstack([total, fold.bias * _array(by_constant)]) if fold.bias else total
+        total = _array(by_rows)
+        return np.vstack([total, bias * _array(by_constant)]) if bias else total
 
     def gram(self, chunks: Iterable[Chunk], width: int) -> Array:
         total = self._zeros(width, width)

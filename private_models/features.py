@@ -262,52 +262,42 @@ class Transform:
         return math.hypot(self.norm, self.bias)
 
     @property
-    def spread(self) -> float:
-        """Norm of a row that is turned and not yet clipped, over `bound`, at most."""
-        length = self.raw_norm + float(np.linalg.norm(self.mean))
-        return self.gain * length / self.bound
-
-    @property
     def rounding(self) -> float:
         """Error of a prepared row relative to `bound`, at most (see `releases`).
 
         Products and squared lengths are sums of d terms, added in an order that may depend on where
-        a row stands among others: of d and `width` terms where weights are turned instead of rows.
-        A clip factor is off by half as much as the squared length; centring is off by a few units
-        of what is centred, and so is turning by a number.
+        a row stands among others. A clip factor is off by half as much as the squared length;
+        centring is off by a few units of what is centred, and so is turning by a number.
         """
+        spread = self.gain * (self.raw_norm + float(np.linalg.norm(self.mean))) / self.bound
+        turning = 8 if isinstance(self.matrix, float) else len(self.mean) + 8
         lengths = (len(self.mean) + self.width) / 2 + 16
-        turning = 8 if isinstance(self.matrix, float) else len(self.mean) + self.width + 16
-        return UNIT_ROUNDOFF * (turning * self.spread + lengths)
+        return UNIT_ROUNDOFF * (turning * spread + lengths)
 
     def linear(self, features: Array) -> Array:
         """Prepared without clipping, (m, d) → (m, width): what prediction sees."""
-        return self.with_bias(self.turned(features - self.mean) * self.scale)
+        return self._with_bias(self._turned(features - self.mean) * self.scale)
 
     def __call__(self, features: Array) -> Array:
         """Prepared, (m, d) → (m, width) float64, every norm at most `bound`."""
-        return self.with_bias(self.scaled(features)[0])
-
-    def scaled(self, features: Array) -> tuple[Array, Array, Array]:
-        """Prepared less the bias column, (m, inner), and the factors (m,) of both clippings:
-
-        prepared = after · (before · features · matrix − mean · matrix)
-        """
-        before = clip_factors(features, self.raw_norm)
-        inner = self.turned(features)
-        inner = inner * before[:, None]
+        inner = self._turned(features)
+        inner = inner * clip_factors(features, self.raw_norm)[:, None]
         if self.mean.any():
-            inner -= self.turned(self.mean)
-        after = clip_factors(inner, self.norm)
-        inner *= after[:, None]
-        return inner, before, after
+            inner -= self._turned(self.mean)
+        inner *= clip_factors(inner, self.norm)[:, None]
+        return self._with_bias(inner)
 
-    def turned(self, rows: Array) -> Array:
-        """rows · matrix."""
+    def centre(self, rows: Array) -> Array:
+        """For a matrix that is a number: centres rows (m, d), at most `raw_norm` long, in place,
+        and returns the factors (m,) that make prepared ones of them, less the bias column."""
+        gain = float(self._turned(np.ones(1))[0])
+        rows -= self.mean
+        return gain * clip_factors(rows, self.norm / gain)
+
+    def _turned(self, rows: Array) -> Array:
         return rows * self.matrix if isinstance(self.matrix, float) else rows @ self.matrix
 
-    def with_bias(self, inner: Array) -> Array:
-        """The constant column appended, where there is one."""
+    def _with_bias(self, inner: Array) -> Array:
         if not self.bias:
             return inner
         return np.concatenate([inner, np.full((len(inner), 1), self.bias)], axis=1)

@@ -8,12 +8,11 @@ before any row is read, and a fit that is refused has spent nothing.
 **Rounding.** Sensitivities are those of exact sums; float64 sums are not exact, and which rows
 share a chunk depends on every row before them. Let u = 2⁻⁵³, m = `CHUNK_ROWS`, N the most rows
 there may be (`MAX_ROWS`, or twice a number that is public), and C the norm of one row's part. A sum
-over chunks of m differs from the exact one by at most (m + N/m)·u·N·C', where what is added up has
-norm C' at most: C, or more where centred rows are added and only their sum is turned (`spread`). A
-row's own part, computed beside other rows, is off by at most `part_error`·C. Two neighbouring data
-sets therefore have computed sums at most
+over chunks of m differs from the exact one by at most (m + N/m)·u·N·C, and a row's own part,
+computed beside other rows, by at most `part_error`·C. Two neighbouring data sets therefore have
+computed sums at most
 
-    Δ + 2·N·((m + N/m + 8)·u·C' + part error·C)  ≤  Δ·(1 + ROUNDING_MARGIN)
+    Δ + 2·N·C·((m + N/m + 8)·u + part error)  ≤  Δ·(1 + ROUNDING_MARGIN)
 
 apart. The margin is part of every sensitivity, and whatever the bound needs is made to hold by
 public means: rows are limited to N, weights to `LARGEST_LOGIT`, the condition of whitening.
@@ -127,19 +126,13 @@ def part_error(width: int, ratio: float = 1.0, prepared: float = 0.0) -> float:
 
 
 def check_rounding(
-    width: int,
-    prepared: float = 0.0,
-    ratio: float = 1.0,
-    spread: float = 0.0,
-    rows: float = MAX_ROWS,
+    width: int, prepared: float = 0.0, ratio: float = 1.0, rows: float = MAX_ROWS
 ) -> None:
     """Refuse with `OptionError` what could round by more than the margin.
 
-    width, prepared, ratio: as of `part_error`. spread: how long turning may make a row before it is
-    clipped, over R; 0 where rows are not turned. rows: that neighbouring data sets have, at most.
+    width, prepared, ratio: as of `part_error`. rows: that neighbouring data sets have, at most.
     """
     sums = (CHUNK_ROWS + rows / CHUNK_ROWS + 8) * UNIT_ROUNDOFF
-    sums *= 1 + 2 * max(1.0, ratio) * spread
     own = part_error(width, ratio, prepared)
     bound = 2 * rows * (sums + own) + _ROUNDING_TO_LATTICE
     if bound > ROUNDING_MARGIN:

@@ -229,9 +229,8 @@ class _Outline:
         own = transform.rounding
         if isinstance(solver, FeatureCovariance):
             own = solver.rounding(transform)
-        spread = 0.0 if isinstance(transform.matrix, float) else transform.spread
         rows = MAX_ROWS if self.known_rows is None else min(MAX_ROWS, 2 * self.known_rows)
-        check_rounding(transform.width, own, transform.bound / clip, spread, rows)
+        check_rounding(transform.width, own, transform.bound / clip, rows)
         return _Part(shape, transform, solver, self._plan(solver, shape, counted))
 
     def _plan(

@@ -26,7 +26,15 @@ from private_models.arithmetic import (
     largest_gradient,
 )
 from private_models.errors import OptionError
-from private_models.features import ArrayRows, Chunk, clipping, public_moments, whitening
+from private_models.features import (
+    ArrayRows,
+    Chunk,
+    StreamRows,
+    Transform,
+    clipping,
+    public_moments,
+    whitening,
+)
 from private_models.noise import Array, RandomBits
 from private_models.releases import LARGEST_LOGIT, Mechanism, Release, part_error, total_mu
 from private_models.solvers import gradient
@@ -275,31 +283,55 @@ def test_rows_that_do_not_fit_are_prepared_anew() -> None:
         assert (first[0][0] is second[0][0]) is bool(room)
 
 
+def prepared_kinds(rng: np.random.Generator) -> dict[str, tuple[Transform, Transform | None]]:
+    """Ways to prepare rows, and whether there is a second one."""
+    noise = rng.normal(size=(WIDTH + 1, WIDTH + 1)) * 0.1
+    clipped = clipping(WIDTH, 1.0, 0.3)
+    inner, _ = gradient._recentring(np.eye(WIDTH + 1) * 0.2 + noise + noise.T, 0.1, clipped)
+    moments = public_moments(rng.normal(size=(50, WIDTH)))
+    return {
+        "clipped": (clipped, None),
+        "recentred": (clipped, inner),
+        "whitened": (whitening(moments, 1.0, WIDTH - 1, 0.1), None),
+    }
+
+
 @given(seeds, st.sampled_from(["clipped", "recentred", "whitened"]), st.booleans())
-def test_gradients_of_rows_that_are_never_formed(seed: int, kind: str, by_torch: bool) -> None:
-    """Equal to those of prepared rows, up to what `rounding` allows one row and sums allow all."""
+def test_gradients_of_rows_that_do_not_fit(seed: int, kind: str, by_torch: bool) -> None:
+    """Equal to those of kept rows, up to what `rounding` allows one row and sums allow all."""
     rng = np.random.default_rng(seed)
     features, labels, _ = problem(seed)
     features = features + rng.normal(size=WIDTH) * 0.3
-    outer = clipping(WIDTH, 1.0, 0.3)
-    inner = None
-    if kind == "whitened":
-        outer = whitening(public_moments(rng.normal(size=(50, WIDTH))), 1.0, WIDTH - 1, 0.1)
-    elif kind == "recentred":
-        noise = rng.normal(size=(WIDTH + 1, WIDTH + 1)) * 0.1
-        inner, _ = gradient._recentring(np.eye(WIDTH + 1) * 0.2 + noise + noise.T, 0.1, outer)
+    outer, inner = prepared_kinds(rng)[kind]
     arithmetic = TorchArithmetic(torch.device("cpu")) if by_torch else CpuArithmetic()
     last = inner or outer
     weights = rng.normal(size=(last.width, CLASSES))
     found = []
     for room in (0, 1 << 20):
         prepared = Prepared(ArrayRows(features, labels), outer, inner, cache_bytes=room)
-        list(prepared.chunks())
-        assert (prepared._factors is None) is bool(room)
+        prepared.gradient(arithmetic, weights, 0.7)
         found.append(prepared.gradient(arithmetic, weights, 0.7))
     allowed = part_error(last.width, last.bound / 0.7, 8 * (outer.rounding + 64 * EPS))
     assert np.linalg.norm(found[0] - found[1]) <= len(features) * 0.7 * allowed
     assert np.linalg.norm(found[1]) > 1e6 * len(features) * 0.7 * allowed
+
+
+@given(seeds, st.sampled_from(["clipped", "recentred", "whitened"]))
+def test_sums_are_bounded_though_a_source_does_not_repeat_itself(seed: int, kind: str) -> None:
+    """What is clipped is the row of this pass, however long, not that of an earlier one."""
+    rng = np.random.default_rng(seed)
+    lengths = iter([0.1, 0.1, 1e3, 1e6, 1e-3])
+    outer, inner = prepared_kinds(rng)[kind]
+
+    def source() -> list[tuple[Array, list[int]]]:
+        return [(rng.normal(size=(1, WIDTH)) * next(lengths), [0])]
+
+    rows = StreamRows(source, np.arange(CLASSES), WIDTH)
+    prepared = Prepared(rows, outer, inner, cache_bytes=0)
+    weights = rng.normal(size=((inner or outer).width, CLASSES))
+    for _ in range(5):
+        exact = prepared.gradient(CpuArithmetic(), weights, 0.7)
+        assert np.linalg.norm(exact) <= 0.7 * (1 + 1e-9)
 
 
 @given(seeds, st.floats(1e-3, 1e3))

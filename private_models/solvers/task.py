@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from private_models.accounting import Relation
-from private_models.arithmetic import Arithmetic, Fold, FoldedChunk
+from private_models.arithmetic import Arithmetic, ScaledChunk
 from private_models.errors import OptionError
-from private_models.features import Chunk, Rows, Transform
+from private_models.features import Chunk, Rows, Transform, clip_factors
 from private_models.noise import Array, RandomBits
 from private_models.releases import LARGEST_LOGIT, Mechanism, Release
 
@@ -60,23 +60,14 @@ class Shape:
         return one_row * (math.sqrt(2) if orthogonal else 2)
 
 
-@dataclass(frozen=True)
-class _Factors:
-    """Of a chunk's rows: before (m,) and after (m,) they are centred; lengths (m,) of prepared
-    rows."""
-
-    before: Array
-    after: Array
-    lengths: Array
-
-
 @dataclass
 class Prepared:
     """The private rows through the transform; the only thing of them that solvers see.
 
-    Prepared rows are kept between passes where they fit in memory. Of more rows only a few numbers
-    each are kept, by which a gradient is made of the rows as they come (`FoldedChunk`), so that a
-    pass costs two thin products a row and time is linear in their number.
+    Prepared rows are kept between passes where they fit in memory. More are prepared anew in every
+    pass, or, where that takes no more than centring and scaling, never formed for a gradient: it is
+    made of the centred rows, by two thin products. Nothing of a row is remembered then, so that a
+    sum is as sensitive as it should be even where a source does not repeat itself.
 
     inner: a further transform by a number, made of what was published, after the first.
     """
@@ -86,7 +77,7 @@ class Prepared:
     inner: Transform | None = None
     cache_bytes: int = CACHE_BYTES
     _kept: list[Chunk] | None = field(default=None, init=False)
-    _factors: list[_Factors] | None = field(default=None, init=False)
+    _overflows: bool = field(default=False, init=False)
 
     def chunks(self) -> Iterator[Chunk]:
         """Prepared rows (m, width) float64 and class indices (m,)."""
@@ -94,12 +85,10 @@ class Prepared:
             yield from self._kept
             return
         kept: list[Chunk] = []
-        factors: list[_Factors] = []
         room = self.cache_bytes
         for rows, labels in self.rows.chunks():
-            prepared, found = self._through_all(rows)
+            prepared = self._through_all(rows)
             room -= prepared.nbytes
-            factors.append(found)
             if room >= 0:
                 kept.append((prepared, labels))
             else:
@@ -107,40 +96,37 @@ class Prepared:
             yield prepared, labels
         if room >= 0:
             self._kept = kept
-        elif self._is_foldable:
-            self._factors = factors
+        self._overflows = room < 0
 
     def gradient(self, arithmetic: Arithmetic, weights: Array, clip_norm: float) -> Array:
         """Σ clip(∂ cross-entropy/∂W, clip_norm) over all rows: (width, K)."""
-        if self._factors is None:
-            return arithmetic.gradient(self.chunks(), weights, clip_norm)
-        last = self.inner or self.transform
-        fold = Fold(last.matrix, last.bias)
-        return arithmetic.folded_gradient(self._folded(last.mean), fold, weights, clip_norm)
-
-    def _folded(self, mean: Array) -> Iterator[FoldedChunk]:
-        for (rows, labels), found in zip(self.rows.chunks(), self._factors or [], strict=True):
-            if (found.before < 1).any():
-                rows = rows * found.before[:, None]
-            if mean.any():
-                rows -= mean
-            yield FoldedChunk(rows, labels, found.after, found.lengths)
+        if self._overflows and self._is_scaling:
+            last = self.inner or self.transform
+            return arithmetic.scaled_gradient(self._scaled(), last.bias, weights, clip_norm)
+        return arithmetic.gradient(self.chunks(), weights, clip_norm)
 
     @property
-    def _is_foldable(self) -> bool:
-        """Whether one centring is all there is: none, or one by a number, before the inner one."""
+    def _is_scaling(self) -> bool:
+        """Whether nothing but clipping comes before one centring, and rows are not turned."""
         outer = self.transform
-        return self.inner is None or (outer.matrix == 1.0 and not outer.mean.any())
+        untouched = isinstance(outer.matrix, float) and outer.matrix == 1.0
+        return untouched and not outer.mean.any() and outer.raw_norm == outer.norm
 
-    def _through_all(self, rows: Array) -> tuple[Array, _Factors]:
-        prepared, before, after = self.transform.scaled(rows)
-        last = self.transform
-        if self.inner is not None:
-            last = self.inner
-            prepared, first, second = last.scaled(prepared)
-            before, after = before * after * first, second
-        whole = last.with_bias(prepared)
-        return whole, _Factors(before, after, np.sqrt(np.vecdot(whole, whole)))
+    def _scaled(self) -> Iterator[ScaledChunk]:
+        for rows, labels in self.rows.chunks():
+            factors = clip_factors(rows, self.transform.norm)
+            if (factors < 1).any():
+                rows *= factors[:, None]
+            if self.inner is None:
+                yield ScaledChunk(rows, labels, np.ones(len(labels)))
+            else:
+                yield ScaledChunk(rows, labels, self.inner.centre(rows))
+
+    def _through_all(self, rows: Array) -> Array:
+        prepared = self.transform(rows)
+        if self.inner is None:
+            return prepared
+        return self.inner(prepared[:, :-1] if self.transform.bias else prepared)
 
     def through(self, inner: Transform) -> "Prepared":
         """The same rows less the bias column through another transform, which appends its own.
@@ -148,7 +134,7 @@ class Prepared:
         inner: its matrix is a number. What was kept of these is let go: they are not needed any
         more.
         """
-        self._kept = self._factors = None
+        self._kept = None
         return Prepared(self.rows, self.transform, inner, self.cache_bytes)
 
 
