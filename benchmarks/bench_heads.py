@@ -34,8 +34,8 @@ from benchmarks.peer_environment import PEERS_FOLDER, peer_python
 from benchmarks.steps import Asked, Benchmark, Step
 from private_models import PrivateClassifier
 from private_models.choices import signal, whitening_directions, whitening_ridge
-from private_models.features import public_moments, whitening
 from private_models.noise import Array
+from private_models.preparation import public_moments, whitening
 
 DELTA = 1e-5
 RESULTS = Path(__file__).resolve().parent / "results" / "heads.jsonl"

@@ -31,6 +31,8 @@ from private_models import PrivateClassifier, hybrid
 from private_models.backbones import catalogue
 from private_models.backbones.extraction import Backbone
 from private_models.backbones.modules import module_backbone
+from private_models.backbones.orientations import orientations
+from private_models.errors import BackboneError
 from private_models.hybrid.trial import Rows, Wishes, trial
 from workloads.cifar import cifar10
 from workloads.datasets import DatasetError, mnist
@@ -42,30 +44,54 @@ FEATURES = 1280
 Response = Literal["private", "plain"]
 
 
-def run(seeds: int, singles: int, full: bool, device: str, emit: Emit, progress: Progress) -> None:
-    """seeds: fits at each epsilon. singles: queries one by one. full: all data sets, or digits."""
-    emit({**measure.environment(PACKAGES), "benchmark": "hybrid", "device": _gpu(device)})
-    for source in (cifar, text, digits) if full else (digits,):
-        try:
-            task, rows, backbone = source()
-        except (DatasetError, ImportError) as error:
-            emit({"kind": "failure", "benchmark": "hybrid", "system": source.__name__,
-                  "source": OURS, "reason": str(error)})  # fmt: skip
-            continue
-        plain = without_privacy(task)["accuracy"]
-        for epsilon in EPSILONS if full else EPSILONS[:1]:
-            wishes = Wishes(epsilon, DELTA, singles, device=device)
-            emit(_whole(rows, backbone, wishes, plain, seeds, progress))
+def steps(asked: Asked) -> Iterator[Step]:
+    """Whole test sets; single queries; batches and weights, on a GPU too where there is one."""
+    singles = asked.queries or (20 if asked.quick else 200)
+    for source in (digits,) if asked.quick else (cifar, text, digits):
+        yield Step(source.__name__, partial(_whole_sets, source, singles, asked))
     for classes in (10, 1000):
         for response in ("plain", "private"):
-            progress(f"queries, {classes} classes, {response}", 0, 1)
-            emit(_query(classes, response, singles))
-    for classes in (10, 1000) if full else (10,):
-        progress(f"a batch, {classes} classes", 0, 1)
-        emit(_batch(classes, rounds=3 if full else 1))
+            kind: Response = "plain" if response == "plain" else "private"
+            yield Step(f"{classes} classes, {kind}", partial(_one, _query, classes, kind, singles))
+    for classes in (10,) if asked.quick else (10, 1000):
+        for place in _places(asked.device):
+            rounds = 1 if asked.quick else 3
+            name = f"batch, {classes} classes, {place}"
+            yield Step(name, partial(_one, _batch, classes, rounds, place))
     for classes in (10, 1000):
-        for row in _precomputed(classes, device):
-            emit(row)
+        yield Step(f"weights, {classes} classes", partial(_weights, classes, asked.device))
+    yield Step("published", _published)
+
+
+def _one(measured: Callable[..., Row], *arguments: Any) -> None:
+    *given, emit, _ = arguments
+    emit(measured(*given))
+
+
+def _whole_sets(
+    source: Callable[[], tuple[HeadTask, Rows, Backbone]], singles: int, asked: Asked, emit: Emit,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """A row at each epsilon, or the reason why the data cannot be had here."""
+    try:
+        task, rows, backbone = source()
+    except (DatasetError, ImportError, BackboneError) as error:
+        emit({"kind": "failure", "benchmark": "hybrid", "system": source.__name__,
+              "source": OURS, "reason": str(error)})  # fmt: skip
+        return
+    plain = without_privacy(task)["accuracy"]
+    for epsilon in EPSILONS[:1] if asked.quick else EPSILONS:
+        wishes = Wishes(epsilon, DELTA, singles, device=asked.device)
+        emit(_whole(rows, backbone, wishes, plain, 1 if asked.quick else 5, progress))
+
+
+def _weights(classes: int, device: str, emit: Emit, progress: Progress) -> None:
+    progress(f"weights, {classes} classes", 0, 1)
+    for row in _precomputed(classes, device):
+        emit(row)
+
+
+def _published(emit: Emit, _: Progress) -> None:
     for figure in CIFAR:
         emit({"kind": "hybrid_published", "source": measure.PUBLISHED, **figure._asdict()})
 
@@ -91,7 +117,7 @@ def text() -> tuple[HeadTask, Rows, Backbone]:
 
 def digits() -> tuple[HeadTask, Rows, Backbone]:
     """MNIST through histograms of orientations."""
-    splits, backbone = mnist(), catalogue.oriented()
+    splits, backbone = mnist(), orientations()
     train, test = (
         backbone.features(list(part.images[:, 0])) for part in (splits.train, splits.test)
     )
@@ -179,12 +205,13 @@ def _query(classes: int, response: Response, count: int) -> Row:
     }  # fmt: skip
 
 
-def _batch(classes: int, rounds: int) -> Row:
-    """As many queries at once as a message holds: elapsed time of client and server, all cores."""
+def _batch(classes: int, rounds: int, place: str = "cpu") -> Row:
+    """As many queries at once as a message holds: elapsed time of client and server, all cores, or
+    with layers evaluated on a GPU."""
     bundle, features = _linear(classes, "private", "auto")
     if bundle.batch is None:
         raise RuntimeError("a bundle of layout auto answers batches")
-    server = he_inference.Server(bundle.batch)
+    server = he_inference.Server(bundle.batch, device=place)
     walls: dict[str, list[float]] = {"encrypt": [], "server": [], "decrypt": []}
     with he_inference.Client(bundle.batch.signature) as client:
         server.register(client.evaluation_keys())
@@ -205,7 +232,7 @@ def _batch(classes: int, rounds: int) -> Row:
         "client_queries_per_second": len(rows) / (seconds["encrypt"] + seconds["decrypt"]),
         "upload_bytes_per_query": len(query) / len(rows),
         "download_bytes_per_query": len(answer) / len(rows), "evaluation_key_bytes": keys,
-        "device": "cpu",
+        "device": place if place == "cpu" else _gpu(place),
     }  # fmt: skip
 
 
@@ -220,7 +247,7 @@ def _precomputed(classes: int, device: str) -> Iterator[Row]:
         he_inference.precompute(program).save(Path(folder) / "weights")
         mapped = _median(lambda: he_inference.load_precomputed(Path(folder) / "weights", program))
         size = (Path(folder) / "weights").stat().st_size
-    places = ["cpu", "torch on the CPU"] + (["cuda"] if _gpu(device) else [])
+    places = ["cpu", "torch on the CPU", *_places(device)[1:]]
     for place in places:
         yield {
             "kind": "hybrid_precompute", "system": NAME, "source": OURS, "features": FEATURES,
@@ -245,18 +272,16 @@ def _median(call: Callable[[], Any]) -> float:
     return Summary.of([measure.timed(call)[0].wall_ms for _ in range(6)][1:]).median
 
 
+def _places(device: str) -> list[str]:
+    """Of torch's: the CPU, and a GPU where there is one and it is wanted."""
+    return ["cpu", "cuda"] if _gpu(device) else ["cpu"]
+
+
 def _gpu(device: str) -> str | None:
     """The name of the GPU that is used, if one is."""
     if device == "cpu" or not torch.cuda.is_available():
         return None
     return str(torch.cuda.get_device_name())
-
-
-def steps(asked: Asked) -> Iterator[Step]:
-    """All of it is one step: its parts share heads."""
-    singles = asked.queries or (20 if asked.quick else 200)
-    seeds = 1 if asked.quick else 5
-    yield Step("hybrid", partial(run, seeds, singles, not asked.quick, asked.device))
 
 
 BENCHMARK = Benchmark(

@@ -10,17 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measure import OURS, Row, read_rows
+from benchmarks.registry import BENCHMARKS
 from benchmarks.report import markdown
 from benchmarks.table import NOTHING, Column, Table, milliseconds, number, plain
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
-RESULTS = tuple(
-    f"{name}.jsonl"
-    for name in (
-        "query", "batch", "points", "growth", "site", "cores", "heads", "training", "trained",
-        "hybrid",
-    )
-)  # fmt: skip
+RESULTS = tuple(f"{name}.jsonl" for name in BENCHMARKS)
 """Files of results, each of one run."""
 NOT_YET = "Not measured on this version: `python -m benchmarks run heads --peers` does it.\n"
 _NO_PRIVACY, _OURS_HEAD = "no privacy", "Sottovoce fc, public whitening"

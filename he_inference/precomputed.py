@@ -1,8 +1,10 @@
 """What a server of the coefficient layout makes of its weights, made once and kept in a file.
 
-ready = precompute(program, "cuda")        # weights → polynomials → NTT domain
-ready.save("head.precomputed")             # beside the program: it holds the weights as well
-Server(program, precomputed=load_precomputed("head.precomputed", program))   # mapped, not read
+    ready = precompute(program, "cuda")        # weights → polynomials → NTT domain
+    ready.save("head.precomputed")             # beside the program: it holds the weights as well
+    Server(program, precomputed=load_precomputed("head.precomputed", program))
+
+The file is mapped and not read: what no query needs never comes into memory.
 """
 
 from dataclasses import dataclass

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import uniform
 from time import monotonic, sleep
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -142,12 +141,7 @@ class RemoteServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _json(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Pictures(Sequence[Image.Image]):
         if isinstance(at, slice):
             return Pictures(self.sources[at])
         source = self.sources[at]
-        return _decoded(source) if isinstance(source, Path) else _from_bytes(source)
+        return read_picture(source) if isinstance(source, Path) else _from_bytes(source)
 
     def __iter__(self) -> Iterator[Image.Image]:
         return (self[at] for at in range(len(self)))
@@ -72,7 +72,8 @@ def _check(file: Path) -> None:
         raise InputError(f"{file}: cannot be read as a picture: {str(error)[:120]}") from None
 
 
-def _decoded(file: Path) -> Image.Image:
+def read_picture(file: Path) -> Image.Image:
+    """RGB. Raises `InputError` for what is none, or of a kind that is not read."""
     try:
         with Image.open(file, formats=_FORMATS) as picture:
             return picture.convert("RGB")

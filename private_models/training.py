@@ -26,16 +26,16 @@ from private_models.accounting import (
 )
 from private_models.arithmetic import choose_arithmetic, largest_gradient
 from private_models.errors import BudgetError, InputError, OptionError
-from private_models.features import (
+from private_models.features import Rows
+from private_models.head import PrivateHead
+from private_models.noise import RandomBits
+from private_models.preparation import (
     PublicMoments,
-    Rows,
     Transform,
     clipping,
     public_moments,
     whitening,
 )
-from private_models.head import PrivateHead
-from private_models.noise import RandomBits
 from private_models.releases import (
     MAX_ROWS,
     Mechanism,

@@ -124,10 +124,12 @@ ORDER = (
 )
 PRIVATE_ORDER = (
     "errors",
+    "devices",
     "noise",
     "accounting",
     "releases",
     "features",
+    "preparation",
     "arithmetic",
     "solvers.task",
     "solvers.gradient",
@@ -175,6 +177,7 @@ PRIVATE_ORDER = (
     "hybrid.server",
     "hybrid.client",
     "hybrid.trial",
+    "hybrid.labelled_inputs",
     "hybrid.__main__",
     "play.drawing",
     "play.uploads",
@@ -200,8 +203,6 @@ WHEN_NEEDED = {
     ("he_inference.packed_engine", "he_inference.backend.seal"),
     ("private_models.backbones.catalogue", "private_models.backbones.efficientnet"),
     ("private_models.backbones.catalogue", "private_models.backbones.minilm"),
-    ("private_models.backbones.catalogue", "private_models.backbones.orientations"),
-    ("private_models.backbones.catalogue", "private_models.backbones.pixels"),
     ("he_inference.precomputed", "he_inference.backend.residues.torch_transform"),
 }
 MPC_ORDER = (
@@ -409,7 +410,7 @@ def test_the_secret_key_is_held_by_clients_alone() -> None:
                 "he_inference.tensor_file",
                 "private_models.head",
                 "private_models.backbones.extraction",
-                "private_models.hybrid.public_part",
+                "private_models.hybrid.projection",
                 "mpc_training.model_file",
             },
         ),

@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import he_inference
-from he_inference.errors import CompileError, WrongProgram
+from he_inference.errors import CompileError
 from he_inference.nn import Square
 from private_models import PrivateClassifier, hybrid
 from private_models.backbones.catalogue import kind_of, named, short_named
@@ -414,7 +414,7 @@ def test_programs_and_public_part_must_belong_together(
 def test_a_bundle_without_batches_says_so(head: PrivateClassifier, digits: Any) -> None:
     made = hybrid.build(head, pixels(8, 8), examples=digits[0][PUBLIC], layout="coefficients")
     with (
-        pytest.raises(WrongProgram, match="single queries only"),
+        pytest.raises(BundleError, match="single queries only"),
         hybrid.running(made, batches=True),
     ):
         pass

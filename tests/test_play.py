@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from private_models import hybrid
-from private_models.backbones.catalogue import oriented
+from private_models.backbones.orientations import orientations
 from private_models.errors import InputError, OptionError
 from private_models.head import load_head
 from private_models.play.application import Desk, application
@@ -32,7 +32,7 @@ TOKEN, HOST = "a-token", "127.0.0.1:5555"
 
 @pytest.fixture(scope="module")
 def desk() -> Iterator[Desk]:
-    backbone = oriented()
+    backbone = orientations()
     examples = backbone.features(list(mnist_sample().images[:, 0]))
     made = hybrid.build(
         load_head(PRIVATE_DIGITS), backbone, examples=examples, layout="coefficients"

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from private_models import PrivateClassifier, hybrid
-from private_models.backbones.catalogue import grey, oriented
+from private_models.backbones.orientations import orientations
+from private_models.backbones.pixels import pixels
 from private_models.head import load_head
 from private_models.play import serving
 from workloads.datasets import mnist_sample
@@ -38,10 +39,10 @@ def started_by(process: int) -> list[int]:
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two, a tab each: the private head that ships, and one on pixels."""
     folder = tmp_path_factory.mktemp("bundles")
-    backbone = oriented()
+    backbone = orientations()
     features = backbone.features(list(mnist_sample().images[:, 0]))
     head = load_head(PRIVATE_DIGITS)
-    for name, by in (("digits", backbone), ("pixels", grey())):
+    for name, by in (("digits", backbone), ("pixels", pixels())):
         if name == "pixels":
             features = by.features(list(mnist_sample().images[:, 0]))
             classifier = PrivateClassifier(8.0, 1e-4, rows=200, public_features=features[:100])

@@ -79,7 +79,9 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "half the noise": lambda patch: patch.setattr(releases, "add_noise", half),
     "one noise vector for all classes": lambda patch: patch.setattr(releases, "add_noise", shared),
     "clipping forgotten": lambda patch: (
-        patch.setattr("private_models.features.clip_factors", lambda rows, n: np.ones(len(rows))),
+        patch.setattr(
+            "private_models.preparation.clip_factors", lambda rows, n: np.ones(len(rows))
+        ),
         # The gradient clip is a second line of defence: forgotten as well.
         patch.setattr("private_models.arithmetic._clip_factors", lambda z, e, c: np.ones(len(z))),
         patch.setattr(ensemble, "parts", every_row),

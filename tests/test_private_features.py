@@ -17,12 +17,9 @@ from private_models.features import (
     check_matrix,
     check_values,
     class_indices,
-    clip_rows,
-    clipping,
-    public_moments,
-    whitening,
 )
 from private_models.noise import Array, RandomBits
+from private_models.preparation import clip_rows, clipping, public_moments, whitening
 from private_models.releases import (
     CHUNK_ROWS,
     MAX_ROWS,

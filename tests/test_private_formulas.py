@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from private_models.arithmetic import CpuArithmetic
-from private_models.features import ArrayRows, clipping
+from private_models.features import ArrayRows
 from private_models.noise import Array, RandomBits
+from private_models.preparation import clipping
 from private_models.releases import Release
 from private_models.solvers.gradient import LARGEST_GAIN, FeatureCovariance
 from private_models.solvers.least_squares import LeastSquares

@@ -26,16 +26,9 @@ from private_models.arithmetic import (
     largest_gradient,
 )
 from private_models.errors import OptionError
-from private_models.features import (
-    ArrayRows,
-    Chunk,
-    StreamRows,
-    Transform,
-    clipping,
-    public_moments,
-    whitening,
-)
+from private_models.features import ArrayRows, Chunk, StreamRows
 from private_models.noise import Array, RandomBits
+from private_models.preparation import Transform, clipping, public_moments, whitening
 from private_models.releases import LARGEST_LOGIT, Mechanism, Release, part_error, total_mu
 from private_models.solvers import gradient
 from private_models.solvers.gradient import FeatureCovariance

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from private_models import PrivateClassifier, PrivateHead
-from private_models.backbones.catalogue import oriented
+from private_models.backbones.orientations import orientations
 from workloads.datasets import mnist
 
 EPSILON, DELTA, PUBLIC_EVERY = 1.0, 1e-5, 6
@@ -19,7 +19,7 @@ EPSILON, DELTA, PUBLIC_EVERY = 1.0, 1e-5, 6
 
 def train() -> tuple[PrivateHead, float]:
     """The head, and its accuracy on the test images. Raises `DatasetError` without MNIST."""
-    splits, backbone = mnist(), oriented()
+    splits, backbone = mnist(), orientations()
     features = backbone.features(list(splits.train.images[:, 0]))
     public = np.arange(len(features)) % PUBLIC_EVERY == 0
     head = PrivateClassifier(

@@ -5,7 +5,7 @@
     orientations, 28 x 28            digits
     pixels, 28 x 28                  digits
 
-Each is loaded when it is asked for: two of them need packages of their own.
+The first two need packages of their own, and are loaded when they are asked for.
 """
 
 import re
@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from private_models.backbones.extraction import Backbone
+from private_models.backbones.orientations import orientations
+from private_models.backbones.pixels import pixels
 from private_models.errors import BackboneError, OptionError
 
 Kind = Literal["picture", "text", "digit", "vector"]
@@ -39,25 +41,11 @@ def minilm(tokens: int = 256) -> Backbone:
     return made(tokens)
 
 
-def oriented(height: int = 28, width: int = 28) -> Backbone:
-    """Raises `InputError` for a size."""
-    from private_models.backbones.orientations import orientations
-
-    return orientations(height, width)
-
-
-def grey(height: int = 28, width: int = 28) -> Backbone:
-    """Raises `InputError` for a size."""
-    from private_models.backbones.pixels import pixels
-
-    return pixels(height, width)
-
-
 _KNOWN: tuple[tuple[str, Kind, Callable[..., Backbone]], ...] = (
     (r"efficientnet-lite0, (\d{1,4}) px", "picture", efficientnet),
     (r"all-MiniLM-L6-v2, (\d{1,4}) tokens", "text", minilm),
-    (r"orientations, (\d{1,4}) x (\d{1,4})", "digit", oriented),
-    (r"pixels, (\d{1,4}) x (\d{1,4})", "digit", grey),
+    (r"orientations, (\d{1,4}) x (\d{1,4})", "digit", orientations),
+    (r"pixels, (\d{1,4}) x (\d{1,4})", "digit", pixels),
 )
 
 
@@ -83,12 +71,17 @@ def named(name: str) -> Backbone:
     raise BackboneError(f"backbone {name!r:.100} is not in the catalogue: pass it as backbone=")
 
 
-def short_named(name: str, pixels: int, tokens: int) -> Backbone:
+def short_named(name: str, side: int = 128, tokens: int = 256) -> Backbone:
     """One of NAMES with its size. Raises `OptionError` for another."""
     if name not in NAMES:
         raise OptionError(f"backbone {name!r}: expected one of {', '.join(NAMES)}")
-    made = {"minilm": lambda: minilm(tokens), "orientations": oriented, "pixels": grey}
-    return made.get(name, lambda: efficientnet(pixels))()
+    makers: dict[str, Callable[[], Backbone]] = {
+        "efficientnet-lite0": lambda: efficientnet(side),
+        "minilm": lambda: minilm(tokens),
+        "orientations": orientations,
+        "pixels": pixels,
+    }
+    return makers[name]()
 
 
 def _missing(name: str, error: ModuleNotFoundError, extra: str) -> BackboneError:

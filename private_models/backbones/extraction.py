@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from private_models.devices import AUTO, device_name
 from private_models.errors import BackboneError, InputError, OptionError
 
 Features = npt.NDArray[np.float32]
@@ -166,7 +167,7 @@ class Backbone:
 def _device(name: str | None) -> torch.device:
     """Raises `OptionError` for one that torch does not have."""
     try:
-        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen = torch.device(device_name(AUTO if name is None else name))
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]

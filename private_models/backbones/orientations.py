@@ -6,7 +6,6 @@ private linear heads on such features outdo private networks on pixels (Tramèr 
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -39,9 +38,5 @@ def orientations(height: int = 28, width: int = 28) -> Backbone:
     if min(height, width) < CELL:
         raise InputError(f"{height} x {width} pixels: expected sides of at least {CELL}")
     grey = pixels(height, width)
-
-    def prepare(pictures: Sequence[object]) -> torch.Tensor:
-        return grey.prepare(pictures)
-
     name = f"orientations, {height} x {width}"
-    return Backbone(name, _Orientations(), prepare, probe=grey.probe)
+    return Backbone(name, _Orientations(), grey.prepare, probe=grey.probe)

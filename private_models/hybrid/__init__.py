@@ -17,11 +17,12 @@ from private_models.hybrid.building import Layout, build
 from private_models.hybrid.bundle import Bundle, load_bundle
 from private_models.hybrid.client import Answer, Answers, Client
 from private_models.hybrid.public_part import PublicPart, load_public
-from private_models.hybrid.server import Server, running
+from private_models.hybrid.server import Batches, Server, running
 
 __all__ = [
     "Answer",
     "Answers",
+    "Batches",
     "Bundle",
     "Client",
     "Layout",

@@ -10,6 +10,7 @@ import torch
 import he_inference
 from private_models.backbones.extraction import Backbone
 from private_models.classifier import PrivateClassifier
+from private_models.devices import device_name
 from private_models.errors import InputError, NotFitted, OptionError
 from private_models.features import check_classes, check_matrix, check_values
 from private_models.head import PrivateHead
@@ -72,22 +73,22 @@ def build(
     # Rows of that norm are made of the weights, and the range is published.
     low, high = _range(rows) if feature_norm is None else (-feature_norm, feature_norm)
     network = he_inference.from_torch(module, rows, input_range=(low, high))
+    wishes: dict[str, Any] = {
+        "precision": precision + bits, "examples": rows, "response": response
+    }  # fmt: skip
     single = he_inference.compile(
-        network, layout="coefficients", precision=precision + bits, examples=rows,
-        response=response, optimise="latency",
-    ).program  # fmt: skip
+        network, layout="coefficients", optimise="latency", **wishes
+    ).program
     batch = None
     if layout == "auto":
-        batch = he_inference.compile(
-            network, layout="batched", precision=precision + bits, examples=rows, response=response
-        ).program
+        batch = he_inference.compile(network, layout="batched", **wishes).program
     if single.signature.outputs != len(labels):
         raise InputError(f"{single.signature.outputs} scores for {len(labels)} classes")
     public = PublicPart(
         single.signature, None if batch is None else batch.signature,
         backbone.name, backbone.identity(), labels, promised, projection,
     )  # fmt: skip
-    return Bundle(public, single, batch, he_inference.precompute(single, _device(device)))
+    return Bundle(public, single, batch, he_inference.precompute(single, device_name(device)))
 
 
 def _taken_apart(
@@ -161,9 +162,3 @@ def _range(rows: npt.NDArray[np.float32]) -> tuple[float, float]:
         return 0.0, 1.0
     most = _ROOM * max(-low, high)
     return -most, most
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name

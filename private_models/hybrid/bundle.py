@@ -1,7 +1,9 @@
 """A head that is ready to be served: programs, weights transformed ahead, and the public part.
 
-bundle/single.program  batch.program  single.precomputed      the server's: they hold the head
-bundle/public/                                                 what clients get
+    bundle/single.program  batch.program  single.precomputed      the server's: they hold the head
+    bundle/public/                                                 what clients get
+
+A folder is written whole or not at all, and only another bundle is replaced.
 """
 
 import os
@@ -35,8 +37,7 @@ class Bundle:
         A bundle that is there is replaced. Raises `BundleError` for another thing of that name.
         """
         target = Path(folder)
-        if target.exists() and not _is_bundle(target):
-            raise BundleError(f"{folder} is there and no bundle: name another folder to write")
+        check_place(target)
         part = target.absolute().with_name(f".{token_hex(8)}.part")
         try:
             part.mkdir(mode=0o700, parents=False)
@@ -51,6 +52,15 @@ class Bundle:
             raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def check_place(folder: Path) -> None:
+    """Raises `BundleError` for a place where no bundle can or should be written."""
+    if folder.exists() and not _is_bundle(folder):
+        raise BundleError(f"{folder} is there and no bundle: name another folder to write")
+    if not os.access(folder.absolute().parent, os.W_OK):
+        raise BundleError(f"{folder} cannot be written: {folder.absolute().parent} is no folder, "
+                          "or one that you may not write in")  # fmt: skip
 
 
 def _is_bundle(folder: Path) -> bool:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -84,8 +83,8 @@ class Client:
         insecure_plain_http: bool = False,
     ) -> None:
         """public: a bundle's public part, or its folder. server: what answers single queries, or
-        its URL; a `hybrid.Server` answers batches as well, else name the `batch_server`. Both may
-        be left out and given later by `connect`. backbone: where it is not in the catalogue.
+        its URL. batch_server: what answers batches; unless named, `batches` of a `hybrid.Server`.
+        Without any there are features, and no answers. backbone: where it is not in the catalogue.
 
         Raises `BundleError` for a public part that is not sound, a backbone with another digest, or
         a server with another version of the head; `BackboneError` for one that is not installed.
@@ -97,8 +96,8 @@ class Client:
         self._single = _Side(self.public.single, self._reached(server))
         self._batch = None
         if self.public.batch is not None:
-            both = server if batch_server is None and hasattr(server, "batch_signature") else None
-            self._batch = _Side(self.public.batch, self._reached(batch_server or both))
+            beside = getattr(server, "batches", None)
+            self._batch = _Side(self.public.batch, self._reached(batch_server or beside))
 
     def _reached(self, server: _Server | str | None) -> "_Server | None":
         if isinstance(server, str):
@@ -214,12 +213,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -257,10 +251,7 @@ class _Side:
         if self._server is None:
             raise OptionError("no server was given to this client: Client(public, server)")
         if not self._known:
-            both = getattr(self._server, "batch_signature", self._server.signature)
-            single = isinstance(self._signature, CoefficientSignature)
-            found = self._server.signature() if single else both()
-            if found is None or found.digest != self._signature.digest:
+            if self._server.signature().digest != self._signature.digest:
                 raise BundleError(
                     "the server has another version of the head than this public part: get the "
                     "public part anew"

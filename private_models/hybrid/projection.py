@@ -5,12 +5,18 @@ quadratic layer of a head can only be had on few.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
-from private_models.errors import InputError
-from private_models.features import check_matrix, check_values, public_moments
+from private_models.errors import BundleError, InputError
+from private_models.features import check_matrix, check_values
+from private_models.preparation import public_moments
+
+_MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +34,32 @@ class Projection:
             raise InputError(f"{rows.shape[1]} features, the projection takes {len(self.mean)}")
         turned = (check_values(rows) - self.mean) @ self.matrix
         return turned.clip(-self.bound, self.bound).astype(np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file. Raises OSError."""
+        tensors = {
+            "mean": self.mean,
+            "matrix": np.ascontiguousarray(self.matrix),
+            "bound": np.array([self.bound]),
+        }
+        save_file(tensors, path)
+
+
+def load_projection(path: Path) -> Projection:
+    """Read and check a saved one. Raises `BundleError`."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise BundleError(f"{path.name}: over {_MAX_BYTES} bytes")
+        tensors = load_file(path)
+        mean, matrix, bound = (tensors[name] for name in ("mean", "matrix", "bound"))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise BundleError(f"{path.name}: cannot be read: {str(error)[:100]}") from None
+    right = all(a.dtype == np.float64 and np.isfinite(a).all() for a in (mean, matrix, bound))
+    if not right or mean.ndim != 1 or matrix.shape[:1] != mean.shape or matrix.ndim != 2:
+        raise BundleError(f"{path.name}: expected finite float64 (d,) and (d, r)")
+    if bound.shape != (1,) or not bound[0] > 0:
+        raise BundleError(f"{path.name}: expected a bound over 0")
+    return Projection(mean, matrix, float(bound[0]))
 
 
 def principal(public: npt.ArrayLike, directions: int, bound: float = 4.0) -> Projection:

@@ -13,12 +13,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 import he_inference
 from he_inference import BatchSignature, CoefficientSignature
@@ -26,7 +24,7 @@ from private_models.backbones.catalogue import Kind, kind_of
 from private_models.backbones.extraction import Backbone
 from private_models.errors import BundleError, PrivacyError
 from private_models.features import check_classes
-from private_models.hybrid.projection import Projection
+from private_models.hybrid.projection import Projection, load_projection
 from private_models.statement import Statement, read_statement
 
 FORMAT = "sottovoce-bundle"
@@ -34,7 +32,6 @@ VERSION = 1
 DESCRIPTION, SINGLE, BATCH = "bundle.json", "single.signature", "batch.signature"
 PROJECTION = "projection.safetensors"
 _MAX_BYTES = 1 << 24
-_MAX_PROJECTION_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +98,8 @@ class PublicPart:
             (folder / SINGLE).write_bytes(self.single.to_bytes())
             if self.batch is not None:
                 (folder / BATCH).write_bytes(self.batch.to_bytes())
-            if (p := self.projection) is not None:
-                tensors = {
-                    "mean": p.mean,
-                    "matrix": np.ascontiguousarray(p.matrix),
-                    "bound": np.array([p.bound]),
-                }
-                save_file(tensors, folder / PROJECTION)
+            if self.projection is not None:
+                self.projection.save(folder / PROJECTION)
         except OSError as error:
             raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
@@ -125,7 +117,7 @@ def load_public(folder: str | Path) -> PublicPart:
             _text(values["identity"], 64),
             check_classes(values["classes"]),
             None if statement is None else read_statement(json.dumps(statement)),
-            _projection(folder / PROJECTION) if (folder / PROJECTION).exists() else None,
+            load_projection(folder / PROJECTION) if (folder / PROJECTION).exists() else None,
         )
     except PrivacyError as error:
         raise BundleError(f"{folder}: {error}") from None
@@ -167,27 +159,12 @@ def _text(value: Any, longest: int) -> str:
     return value
 
 
-def _projection(path: Path) -> Projection:
-    try:
-        if path.stat().st_size > _MAX_PROJECTION_BYTES:
-            raise BundleError(f"{path.name}: over {_MAX_PROJECTION_BYTES} bytes")
-        tensors = load_file(path)
-        mean, matrix, bound = (tensors[name] for name in ("mean", "matrix", "bound"))
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise BundleError(f"{path.name}: cannot be read: {str(error)[:100]}") from None
-    right = all(a.dtype == np.float64 and np.isfinite(a).all() for a in (mean, matrix, bound))
-    if not right or mean.ndim != 1 or matrix.shape[:1] != mean.shape or matrix.ndim != 2:
-        raise BundleError(f"{path.name}: expected finite float64 (d,) and (d, r)")
-    if bound.shape != (1,) or not bound[0] > 0:
-        raise BundleError(f"{path.name}: expected a bound over 0")
-    return Projection(mean, matrix, float(bound[0]))
-
-
 def _check(part: PublicPart, folder: Path) -> None:
     """Whether the parts belong together."""
-    signatures = [part.single] if part.batch is None else [part.single, part.batch]
-    shapes = {cast(Any, s).input_shape for s in signatures}
-    outputs = {cast(Any, s).outputs for s in signatures}
+    shapes, outputs = {part.single.input_shape}, {part.single.outputs}
+    if part.batch is not None:
+        shapes.add(part.batch.input_shape)
+        outputs.add(part.batch.outputs)
     if len(shapes) > 1 or outputs != {len(part.classes)} or len(part.single.input_shape) != 1:
         raise BundleError(
             f"{folder}: signatures of {sorted(shapes)} features and {sorted(outputs)} scores do "

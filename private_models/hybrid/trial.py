@@ -75,7 +75,6 @@ class Trial:
     """Figures; accuracies are shares, times are milliseconds, sizes are bytes."""
 
     figures: dict[str, Any]
-    statement: str
 
     def to_dict(self) -> dict[str, Any]:
         return self.figures
@@ -122,8 +121,8 @@ class Trial:
 
 def trial(rows: Rows, backbone: Backbone, wishes: Wishes, progress: Progress = silent) -> Trial:
     """Raises what fitting, building, serving and asking raise."""
-    if not 0 <= wishes.singles <= len(rows.test_inputs):
-        raise OptionError(f"{wishes.singles} single queries: expected 0 to {len(rows.test_inputs)}")
+    if not 1 <= wishes.singles <= len(rows.test_inputs):
+        raise OptionError(f"{wishes.singles} single queries: expected 1 to {len(rows.test_inputs)}")
     begun = perf_counter()
     head = PrivateClassifier(
         wishes.epsilon, wishes.delta, public_features=rows.public, classes=list(rows.classes),
@@ -157,7 +156,7 @@ def trial(rows: Rows, backbone: Backbone, wishes: Wishes, progress: Progress = s
         ):  # fmt: skip
             figures |= _one_by_one(client, head, rows, wishes.singles, progress)
             figures |= _together(client, head, rows, progress)
-    return Trial(figures, str(head.statement_))
+    return Trial(figures)
 
 
 def _without_privacy(rows: Rows, progress: Progress) -> float:
@@ -188,8 +187,6 @@ def _one_by_one(
     for place in range(count):
         answers.append(client.ask(rows.test_inputs[place]))
         progress("single queries", place + 1, count)
-    if not answers:
-        return {}
     clear = head.predict(client.features(rows.test_inputs[:count]))
     return {
         "singles": count,

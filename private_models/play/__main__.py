@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from he_inference import terminal
-from private_models.backbones.catalogue import oriented
+from private_models.backbones.orientations import orientations
 from private_models.errors import OptionError
 from private_models.head import load_head
 from private_models.hybrid.building import build
@@ -83,7 +83,7 @@ def _desk(place: Path, server: str | None, insecure_plain_http: bool) -> Iterato
 @contextmanager
 def _digits() -> Iterator[Desk]:
     """The private head that ships, behind a server of its own."""
-    backbone = oriented()
+    backbone = orientations()
     examples = backbone.features(list(mnist_sample().images[:, 0]))
     made: Bundle = build(
         load_head(PRIVATE_DIGITS), backbone, examples=examples, layout="coefficients"

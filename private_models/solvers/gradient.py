@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from private_models.arithmetic import largest_gradient
-from private_models.features import Transform
 from private_models.noise import Array
+from private_models.preparation import Transform
 from private_models.releases import UNIT_ROUNDOFF, Release
 from private_models.solvers.task import (
     Prepared,

@@ -10,8 +10,9 @@ import numpy as np
 from private_models.accounting import Relation
 from private_models.arithmetic import Arithmetic, ScaledChunk
 from private_models.errors import OptionError
-from private_models.features import Chunk, Rows, Transform, clip_factors
+from private_models.features import Chunk, Rows
 from private_models.noise import Array, RandomBits
+from private_models.preparation import Transform, clip_factors
 from private_models.releases import LARGEST_LOGIT, Mechanism, Release
 
 CACHE_BYTES = 3 << 27
