@@ -114,8 +114,7 @@ def grow(axis: Axis, sizes: Sequence[int], rounds: int, emit: Emit, progress: Pr
                     continue
                 spans[size].append({"client": (sealing + opening).cpu_ms, "server": serving.cpu_ms})
         for client, _, _ in asks:
-            if hasattr(client, "close"):
-                client.close()
+            client.close()
     row: Row = {"kind": "power", "what": axis.name, "system": OUR_NAME, "source": OURS,
                 "sizes": list(sizes), "bytes": bytes_up}  # fmt: skip
     for stage in STAGES:

@@ -184,7 +184,7 @@ def test_audit(files: Path) -> None:
     pate = ("--estimator", "pate", "--public", files / "x.npy")
     assert "membership: measured" in run("audit", "--runs", 40, *attack, *pate).out
     broken = MechanismAudit(Bound(1.0, 2.0, 1e-5, 0.999, 40, "x"), np.ones(9), np.zeros(9))
-    with patch("private_models.__main__.audit_mechanism", return_value=broken):
+    with patch("private_models.audit.__main__.audit_mechanism", return_value=broken):
         ran = run("audit")
     assert (ran.code, "claim refuted" in ran.out) == (1, True)
     refused("audit", "--members", files / "x.npy", naming="go together")

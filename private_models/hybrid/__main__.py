@@ -19,13 +19,13 @@ from private_models.hybrid.client import STAGES, Client
 from private_models.hybrid.labelled_inputs import Columns, LabelledInputs, of_files, set_aside
 from private_models.hybrid.trial import Wishes, trial
 from private_models.picture_files import read_picture
+from private_models.verb_options import Delta, Epsilon, Json, PublicFile
 from workloads.cifar import CLASSES, cifar10
 from workloads.datasets import DatasetError, cache_folder, mnist
 
 app = typer.Typer()
 
 PUBLIC_ROWS = 10_000
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Response = Annotated[str, typer.Option(help="private, or plain: quicker, and shows the head.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, or what torch knows.")]
 Column = Annotated[str | None, typer.Option(help="Of a CSV file, that holds the texts.")]
@@ -39,8 +39,8 @@ def hybrid(
         str,
         typer.Option(help="mnist, cifar10, a folder of class folders (or of train and test), CSV."),
     ],
-    epsilon: Annotated[float, typer.Option(help="Privacy budget, 0.001 to 100.")] = 1.0,
-    delta: Annotated[float, typer.Option(help="Well below 1 / rows.")] = 1e-5,
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-5,
     public: Annotated[
         Path | None, typer.Option(help="Public inputs of the same kind, to whiten by.")
     ] = None,
@@ -84,9 +84,7 @@ def bundle(
     head: Annotated[Path, typer.Argument(help="Head that `fit` or `pate` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     backbone: Annotated[str, typer.Option(help=", ".join(catalogue.NAMES))] = catalogue.NAMES[0],
-    public: Annotated[
-        Path | None, typer.Option(help="Public features by the backbone: .npy, .csv.")
-    ] = None,
+    public: PublicFile = None,
     feature_norm: Annotated[
         float | None, typer.Option(help="Or the norm that rows were clipped to.")
     ] = None,
