@@ -1,4 +1,4 @@
-"""Figures of papers for encrypted MNIST inference. Their hardware differs: to print, not to divide.
+"""Figures of papers for encrypted inference. Their hardware differs: to print, not to divide.
 
 `protects` names what is hidden: the client's data from the server, the model from the client.
 Seconds and megabytes are per query; None where a paper gives none.
@@ -57,14 +57,44 @@ NEWER = (
 CIFAR = (
     Figure("Kim & Guyot 2023", "CKKS with bootstrapping, ResNet", 92.0, 255.0, None, DATA,
            "one thread"),
+    Figure("Kim & Guyot 2023, deeper", "CKKS with bootstrapping, ResNet", 94.0, 398.0, None, DATA,
+           "one thread"),
     Figure("bootstrapped ResNet-20, laptop", "CKKS with bootstrapping", 91.7, 336.0, None, DATA,
            "laptop"),
+    Figure("Cheddar", "CKKS with bootstrapping, ResNet-20", None, 0.72, None, DATA, "a GPU"),
     Figure("levelled CKKS CNN", "CKKS, no bootstrapping", 75.0, 711.0, None, DATA),
 )  # fmt: skip
 """CIFAR-10 with all of the network under encryption."""
 
 
+class Rate(NamedTuple):
+    """Encrypted MNIST images a second of a batch, as published; its size where a paper gives it."""
+
+    system: str
+    network: str
+    images_per_second: float
+    hardware: str
+    batch: int | None = None
+    accuracy_percent: float | None = None
+
+
+RATES = (
+    Rate("CryptoNets on SEAL 3.2", "CryptoNets' network", 8192 / 28, "a CPU", 8192, 98.95),
+    Rate("nGraph-HE2", "CryptoNets' network", 1998.0, "a large server"),
+    Rate("HCNN", "a CNN of MNIST", 2940.0, "a V100 GPU"),
+)
+"""Client data hidden, the model open to the server; the fastest figure of each."""
+
+
+def rates() -> Iterator[Row]:
+    """Every published rate as a row of results, without what is not known."""
+    for rate in RATES:
+        known = {name: value for name, value in rate._asdict().items() if value is not None}
+        known["evaluation_images_per_second"] = known.pop("images_per_second")
+        yield {"kind": "batch", "source": PUBLISHED, "response": "plain", **known}
+
+
 def rows() -> Iterator[Row]:
-    """Every figure as a row of results."""
+    """Every figure of one query as a row of results."""
     for figure in (*SURVEY, *NEWER):
         yield {"kind": "published", "source": PUBLISHED, **figure._asdict()}

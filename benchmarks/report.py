@@ -154,7 +154,7 @@ def _whole_accuracy(row: Row) -> str:
     return f"{100 * row['encrypted_accuracy']:.1f}, training rows with ε = {row['epsilon']:g}"
 
 
-def _accelerator(row: Row) -> str:
+def _place(row: Row) -> str:
     return str(row.get("hardware", f"{row.get('cores')} cores"))
 
 
@@ -218,7 +218,7 @@ _WHOLE: Sequence[Column] = (
     ("accuracy %", _whole_accuracy),
     ("seconds a query", _whole_seconds),
     ("scenario", _where),
-    ("hardware", _accelerator),
+    ("hardware", _place),
 )
 _TRAINING: Sequence[Column] = (
     ("system", plain("system")),
@@ -333,7 +333,7 @@ _BATCH: Sequence[Column] = (
     ("network", plain("network")),
     ("answers", plain("response")),
     ("figure", plain("source")),
-    ("cores", plain("cores")),
+    ("on", _place),
     ("batch", number("batch", 0)),
     ("accuracy % in the clear", number("accuracy_percent", 2)),
     ("labels equal, encrypted", _labels),

@@ -258,6 +258,15 @@ def test_published_rows_are_marked_and_whole() -> None:
     assert all(row["protects"] for row in rows)
 
 
+def test_published_rates_are_marked_and_leave_out_what_is_not_known() -> None:
+    rows = list(published.rates())
+    text = markdown(rows)
+    assert {row["source"] for row in rows} == {measure.PUBLISHED}
+    assert all(value is not None for row in rows for value in row.values())
+    assert "| nGraph-HE2 | CryptoNets' network | plain | published | a large server | – |" in text
+    assert "| 293 |" in text
+
+
 def test_report_shows_every_kind_of_row() -> None:
     costs = {f"{stage}_cpu_ms": 2.0 for stage in bench_query.STAGES}
     row: measure.Row = {
