@@ -15,9 +15,10 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import compare as comparison
-from benchmarks import measure, page, pages, runner
+from benchmarks import measure, runner
 from benchmarks.registry import BENCHMARKS, SESSION
-from benchmarks.report import markdown
+from benchmarks.report import page, pages
+from benchmarks.report.markdown import markdown
 from benchmarks.steps import Asked
 from benchmarks.steps import Progress as Tell
 

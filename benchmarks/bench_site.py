@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from benchmarks.published import NEWER
 from benchmarks.site_stages import STAGES, Files, build
 from benchmarks.steps import Asked, Benchmark, Emit, Progress, Step
 from benchmarks.system_process import PROJECT
-from benchmarks.table import Column, Table, number, plain
 from workloads.datasets import mnist, mnist_sample
 
 COUNTS = (1, 100, 1000, 10_000)
@@ -81,34 +80,6 @@ def _reference(emit: Emit, progress: Progress) -> None:
     (figure,) = (figure for figure in NEWER if figure.system == REFERENCE)
     emit({"kind": "site", "system": f"{REFERENCE}, {figure.technique}", "source": PUBLISHED,
           "images": 1, "seconds": figure.seconds, "seconds_each": figure.seconds})  # fmt: skip
-
-
-COLUMNS: Sequence[Column] = (
-    ("system", plain("system")),
-    ("figure", plain("source")),
-    ("images", number("images", 0)),
-    ("right", number("right", 0)),
-    ("s, without keys", number("seconds", 2)),
-    ("s an image", number("seconds_each", 4)),
-    ("keys s", number("client_key_generation_seconds", 2)),
-    ("encode and encrypt s", number("client_encode_encrypt_input_seconds", 2)),
-    ("compute s", number("server_encrypted_compute_seconds", 2)),
-    ("compute CPU s", number("server_encrypted_compute_cpu_seconds", 2)),
-    ("decrypt and decode s", number("client_decrypt_decode_seconds", 2)),
-    ("keys MB", number("public_keys_bytes", 1, 1e6)),
-    ("up MB", number("ciphertexts_upload_bytes", 2, 1e6)),
-    ("down MB", number("ciphertexts_download_bytes", 2, 1e6)),
-)
-NOTE = (
-    "Every stage is a process that starts an interpreter, loads its libraries and reads files: "
-    "for one image that is most of the time."
-)
-
-
-def tables(rows: Iterable[Row]) -> list[Table]:
-    """The workload's sizes beside the published reference."""
-    found = [row for row in rows if row.get("kind") == "site"]
-    return [Table("FHE-Benchmarking.org's MNIST workload", COLUMNS, found, NOTE)] if found else []
 
 
 BENCHMARK = Benchmark(

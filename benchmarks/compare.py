@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import measure
 from benchmarks.measure import Row
-from benchmarks.table import Column, Table, plain
+from benchmarks.report.table import Column, Table, plain
 
 TOLERANCE = 0.15
 IDENTITY = (

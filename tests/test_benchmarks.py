@@ -20,20 +20,19 @@ from benchmarks import (
     bench_points,
     bench_query,
     measure,
-    pages,
     peer_environment,
     published,
-    readme,
     tutorial,
 )
 from benchmarks.__main__ import app
 from benchmarks.measure import Span, Summary
 from benchmarks.peers.protocol import Array, System, Weights, serve
 from benchmarks.registry import BENCHMARKS
-from benchmarks.report import markdown
+from benchmarks.report import pages, readme
+from benchmarks.report.markdown import markdown
+from benchmarks.report.table import NOTHING
 from benchmarks.steps import Asked
 from benchmarks.system_process import PROJECT, AnswerError, SystemProcess
-from benchmarks.table import NOTHING
 from he_inference.processors import processors
 from workloads.datasets import mnist_sample
 

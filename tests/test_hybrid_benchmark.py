@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import bench_hybrid, measure
 from benchmarks.__main__ import RESULTS_FOLDER
-from benchmarks.report import markdown
+from benchmarks.report.markdown import markdown
 
 
 @pytest.mark.parametrize("response", ["plain", "private"])

@@ -8,13 +8,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from benchmarks import bench_heads, head_features, head_streams, measure, readme
-from benchmarks.arithmetic import power_rows
+from benchmarks import bench_heads, head_features, head_streams, measure
 from benchmarks.bench_heads import CLIPPED, WHITENED, Plan
-from benchmarks.head_plot import accuracy_plot
 from benchmarks.head_tasks import TASKS, synthetic
 from benchmarks.measure import Row
-from benchmarks.report import markdown
+from benchmarks.report import readme
+from benchmarks.report.arithmetic import power_rows
+from benchmarks.report.head_plot import accuracy_plot
+from benchmarks.report.markdown import markdown
 from workloads.datasets import DatasetError
 
 TINY = synthetic(rows=3000, width=24, classes=3)

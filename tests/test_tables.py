@@ -15,14 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from benchmarks import arithmetic, bench_site, measure, page, pages, runner, survey
+from benchmarks import bench_site, measure, runner
 from benchmarks.__main__ import app
 from benchmarks.fits import power_law
 from benchmarks.measure import Row
-from benchmarks.page_plots import pareto, plots
 from benchmarks.published import SURVEY
-from benchmarks.readme import measured
 from benchmarks.registry import BENCHMARKS
+from benchmarks.report import arithmetic, page, pages, survey
+from benchmarks.report.markdown import all_tables
+from benchmarks.report.plots import pareto, plots
+from benchmarks.report.readme import measured
 from benchmarks.steps import Asked, Benchmark, Step
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
@@ -195,7 +197,7 @@ def test_the_page_asks_nobody_for_anything() -> None:
     assert "src=" not in text and "@import" not in text
     assert 'href="http' not in text.replace('xlink:href="http', "")
     assert len(plots(measured(RESULTS))) == 5
-    for table in page.all_tables(measured(RESULTS)):
+    for table in all_tables(measured(RESULTS)):
         assert f"<h2>{table.title.split(':')[0][:10]}"[:8] in text
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks import bench_training, measure
-from benchmarks.report import markdown
+from benchmarks.report.markdown import markdown
 from benchmarks.slow_wire import slow_wire
 from benchmarks.steps import Asked
 

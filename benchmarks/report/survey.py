@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from benchmarks.measure import Row
 from benchmarks.published import SURVEY
-from benchmarks.table import NOTHING, Column, Table, plain
+from benchmarks.report.table import NOTHING, Column, Table, plain
 
 
 class Ours(NamedTuple):

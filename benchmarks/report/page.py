@@ -7,43 +7,12 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from benchmarks import arithmetic, bench_site, survey
 from benchmarks.measure import Row
-from benchmarks.page_plots import plots
-from benchmarks.report import environment, failure, tables
-from benchmarks.table import Column, Table, anchor, inline, number, plain
+from benchmarks.report.markdown import all_tables, environment, failure
+from benchmarks.report.plots import plots
+from benchmarks.report.table import anchor, inline
 
 TEMPLATE = Path(__file__).with_name("page.html")
-_TOOK: tuple[Column, ...] = (
-    ("benchmark", plain("benchmark")),
-    ("steps", number("steps", 0)),
-    ("minutes", number("minutes", 1)),
-)
-
-
-def all_tables(rows: Iterable[Row]) -> list[Table]:
-    """The survey, what each benchmark has measured, growth, loads, and how long it took."""
-    found = list(rows)
-    shown = [*survey.tables(found), *tables(found), *bench_site.tables(found)]
-    return [*shown, *arithmetic.tables(found), *durations(found)]
-
-
-def durations(rows: Iterable[Row]) -> list[Table]:
-    """Minutes of every benchmark, by its finished steps; rows of a file follow its environment."""
-    took: dict[str, Row] = {}
-    name = ""
-    for row in rows:
-        if row.get("kind") == "environment":
-            name = str(row.get("benchmark"))
-        elif row.get("kind") == "step":
-            line = took.setdefault(name, {"benchmark": name, "steps": 0, "minutes": 0.0})
-            line["steps"] += 1
-            line["minutes"] += row["wall_seconds"] / 60
-    if not took:
-        return []
-    total = sum(line["minutes"] for line in took.values())
-    note = f"**{total:.1f} minutes** in all, on the machine named above."
-    return [Table("How long it took to measure", _TOOK, list(took.values()), note)]
 
 
 def page(rows: Iterable[Row]) -> str:

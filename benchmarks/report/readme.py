@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks.measure import OURS, PUBLISHED, Row, read_rows
 from benchmarks.registry import BENCHMARKS
-from benchmarks.report import markdown
-from benchmarks.table import NOTHING, Column, Table, milliseconds, number, plain
+from benchmarks.report.markdown import markdown
+from benchmarks.report.table import NOTHING, Column, Table, milliseconds, number, plain
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 RESULTS = tuple(f"{name}.jsonl" for name in BENCHMARKS)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.head_plot import PLOT, accuracy_plot
 from benchmarks.measure import Row
-from benchmarks.page import all_tables, page
-from benchmarks.readme import blocks, filled, measured
-from benchmarks.report import environment, failure
+from benchmarks.report.head_plot import PLOT, accuracy_plot
+from benchmarks.report.markdown import all_tables, environment, failure
+from benchmarks.report.page import page
+from benchmarks.report.readme import blocks, filled, measured
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 README, FIGURES, REPORT = "README.md", "docs/figures.md", "docs/report.html"
 _HEAD = (
     "# Figures\n\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -88,6 +88,25 @@ def _shown(show: Callable[[Row], str], row: Row) -> str:
         return show(row)
     except (KeyError, TypeError):
         return NOTHING
+
+
+def of_kinds(
+    rows: Iterable[Row], layouts: Sequence[tuple[str, str, Sequence[Column]]]
+) -> list[Table]:
+    """A table for each (kind, title, columns) of which there are rows, in that order."""
+    found = list(rows)
+    tables = []
+    for kind, title, columns in layouts:
+        if chosen := [row for row in found if row.get("kind") == kind]:
+            tables.append(Table(title, columns, chosen))
+    return tables
+
+
+def hardware(row: Row) -> str:
+    """What a published figure was measured on, or how many cores ours had."""
+    if "hardware" in row:
+        return str(row["hardware"])
+    return "1 core" if row["cores"] == 1 else f"{row['cores']} cores"
 
 
 def plain(name: str) -> Callable[[Row], str]:

@@ -11,8 +11,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from benchmarks.arithmetic import power_rows
 from benchmarks.measure import OURS, Row
+from benchmarks.report.arithmetic import power_rows
 
 SIZE = (6.4, 4.0)
 INK, GRID = "#123456", "#123457"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from benchmarks.fits import power_law
 from benchmarks.measure import Row
-from benchmarks.table import Column, Table, plain
+from benchmarks.report.table import Column, Table, plain
 
 DAY = 86_400.0
 QUERIES_A_DAY = 1_000_000
