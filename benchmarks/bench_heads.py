@@ -30,10 +30,11 @@ from benchmarks import measure
 from benchmarks.head_streams import streams
 from benchmarks.head_tasks import TASKS, HeadTask
 from benchmarks.measure import Row
-from benchmarks.peer_environment import PEERS_FOLDER, peer_python
+from benchmarks.peer_environment import PEERS_FOLDER, InstallError, peer_python
 from benchmarks.steps import Asked, Benchmark, Step
 from private_models import PrivateClassifier
-from private_models.choices import signal, whitening_directions, whitening_ridge
+from private_models.accounting import gaussian_mu
+from private_models.choices import descent, signal, whitening_directions, whitening_ridge
 from private_models.noise import Array
 from private_models.preparation import public_moments, whitening
 
@@ -45,6 +46,9 @@ OPACUS = {"batch_rows": 8192, "epochs": 20, "momentum": 0.9}
 """As its users have it for a head: large batches and momentum; rates by epsilon, below."""
 RAW_CLIP, WHITENED_CLIP = 1.0, 0.7
 WHITENED, CLIPPED = "Sottovoce fc, public whitening", "Sottovoce fc"
+SHORT_STEPS = 5
+SHORT = f"{WHITENED}, {SHORT_STEPS} steps"
+"""Of 20: for the time that it takes to be as accurate as Opacus is."""
 HOOKS, GHOST = "Opacus DP-SGD, hooks", "Opacus DP-SGD, ghost"
 GHOST_WHITENED = "Opacus DP-SGD, ghost, our public whitening"
 DIFFPRIVLIB = "diffprivlib, pure epsilon"
@@ -73,8 +77,9 @@ class Plan:
         tasks: names in `TASKS`. epsilons: at delta 1e-5. seeds: fits of ours at each.
         peer_seeds: fits of each peer, 0 for none. hooks_at: the epsilon at which Opacus runs with
         hooks too, which change its time and nothing else; 0 for never. some_at: those at which
-        Opacus has our whitened rows, ours has raw ones, and diffprivlib runs. peers_to:
-        the largest epsilon at which peers run. streamed: the largest stream of rows.
+        Opacus has our whitened rows, ours has raw ones, and diffprivlib runs. short_at: those at
+        which ours makes few steps too. peers_to: the largest epsilon at which peers run.
+        streamed: the largest stream of rows.
     """
 
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -83,6 +88,7 @@ class Plan:
     peer_seeds: int = 5
     hooks_at: float = 1.0
     some_at: tuple[float, ...] = (0.5, 1.0, 8.0)
+    short_at: tuple[float, ...] = (1.0, 2.0)
     peers_to: float = math.inf
     streamed: int = 1_000_000
 
@@ -127,12 +133,20 @@ def accuracies(task: HeadTask, plan: Plan, emit: Emit, progress: Progress) -> No
             progress(f"{task.name}, epsilon {epsilon:g}", done, len(plan.epsilons))
             systems = dict(_systems(task, epsilon, plan, Path(folder)))
             found: dict[str, list[Row]] = {name: [] for name in systems}
+            failed: dict[str, str] = {}
             for seed in range(max(plan.seeds, plan.peer_seeds)):
                 for name, (fit, fits) in systems.items():
-                    if seed < fits:
-                        found[name].append(fit(seed))
+                    if seed < fits and name not in failed:
+                        try:
+                            found[name].append(fit(seed))
+                        except (InstallError, PeerError) as error:
+                            failed[name] = str(error)
+            for name, reason in failed.items():
+                emit({"kind": "failure", "system": f"{name}, {task.name}, ε = {epsilon:g}",
+                      "source": measure.PEER, "reason": reason})  # fmt: skip
             for name, rows in found.items():
-                emit({**common, "epsilon": epsilon, "system": name, **_summary(rows, found)})
+                if name not in failed:
+                    emit({**common, "epsilon": epsilon, "system": name, **_summary(rows, found)})
 
 
 Fit = Callable[[int], Row]
@@ -143,6 +157,8 @@ def _systems(
 ) -> Iterator[tuple[str, tuple[Fit, int]]]:
     """What runs at an epsilon: name, one fit for a seed, how many."""
     yield WHITENED, (lambda _: ours(task, epsilon, True), plan.seeds)
+    if epsilon in plan.short_at:
+        yield SHORT, (lambda _: ours(task, epsilon, True, steps=SHORT_STEPS), plan.seeds)
     if epsilon in plan.some_at:
         yield CLIPPED, (lambda _: ours(task, epsilon, False), plan.seeds)
     if not plan.peer_seeds or epsilon > plan.peers_to:
@@ -192,11 +208,21 @@ def _summary(rows: list[Row], found: dict[str, list[Row]]) -> Row:
     }
 
 
-def ours(task: HeadTask, epsilon: float, whitened: bool, solver: str = "fc") -> Row:
-    """One fit and its accuracy on the test set; memory is this process's, data and all."""
+def ours(
+    task: HeadTask, epsilon: float, whitened: bool, solver: str = "fc", steps: int | None = None
+) -> Row:
+    """One fit and its accuracy on the test set; memory is this process's, data and all.
+
+    steps: of descent on whitened rows, where other than are chosen.
+    """
+    settings = None
+    if steps is not None:
+        rows, width = task.features.shape
+        strength = signal(gaussian_mu(epsilon, DELTA), rows, width)
+        settings = replace(descent(strength, width, whitened, 1.0), steps=steps)
     head = PrivateClassifier(
         epsilon, DELTA, solver, public_features=task.public if whitened else None,  # type: ignore[arg-type]
-        rows=len(task.features),
+        rows=len(task.features), settings=settings,
     )  # fmt: skip
     span, _ = measure.timed(lambda: head.fit(task.features, task.labels, classes=task.classes))
     return {
@@ -255,8 +281,6 @@ def _written(task: HeadTask, path: Path) -> Path:
 
 def _whitened(task: HeadTask, epsilon: float) -> tuple[HeadTask, float]:
     """The rows as ours are prepared for this epsilon, by the same public features."""
-    from private_models.accounting import gaussian_mu
-
     mu, rows = gaussian_mu(epsilon, DELTA), len(task.features)
     ridge = whitening_ridge(signal(mu, rows, task.features.shape[1]))
     transform = whitening(public_moments(task.public), 1.0, whitening_directions(mu, rows), ridge)
@@ -269,18 +293,25 @@ def _whitened(task: HeadTask, epsilon: float) -> tuple[HeadTask, float]:
     return replace(task, features=features, test_features=test), transform.curvature
 
 
+class PeerError(Exception):
+    """A peer's process that fails or takes too long; the message ends in its last words."""
+
+
 def _peer(library: str, path: Path, settings: dict[str, Any]) -> Row:
-    """A peer's own process and environment; an error is raised with its last words."""
+    """A peer's own process and environment. Raises `InstallError` and `PeerError`."""
     variables = {**measure.one_thread_environment(), "PYTHONPATH": str(PROJECT)}
     command = [
         str(peer_python(f"{library}_head")), "-m", f"benchmarks.peers.{library}_head", str(path),
         json.dumps(settings),
     ]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=PEER_SECONDS, env=variables, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{library}: {done.stderr[-400:]}")
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PEER_SECONDS, env=variables, check=True
+        )
+    except subprocess.CalledProcessError as error:
+        raise PeerError(f"{library}: {error.stderr[-400:]}") from None
+    except subprocess.TimeoutExpired:
+        raise PeerError(f"{library} took more than {PEER_SECONDS} seconds") from None
     found: Row = json.loads(done.stdout.splitlines()[-1])
     return {"source": measure.PEER, **found}
 
@@ -319,7 +350,8 @@ def accuracy(
     """Accuracy and time on some tasks."""
     one_thread()
     chosen, some = (tuple(map(float, listed.split(","))) for listed in (epsilons, some_at))
-    plan = Plan(tuple(tasks), chosen, seeds, peer_seeds if peers else 0, hooks_at, some, peers_to)
+    plan = Plan(tuple(tasks), chosen, seeds, peer_seeds if peers else 0, hooks_at, some,
+                peers_to=peers_to)  # fmt: skip
     with output.open("a", encoding="utf-8") as stream:
         if not stream.tell():
             measure.write_row(stream, {**measure.environment(PACKAGES), "benchmark": "heads"})

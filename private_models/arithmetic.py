@@ -1,4 +1,4 @@
-"""Sums over chunks of prepared rows, in float64: numpy on a CPU, torch on an accelerator.
+"""Sums over chunks of prepared rows, in float64, and how numpy makes them on a CPU.
 
 A head is linear, so no gradient of a single example is ever made: the gradient of row i is the
 outer product of z_i and e_i = softmax(Wᵀz_i) − onehot(y_i), its norm is ‖z_i‖·‖e_i‖, and the sum of
@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 
-from private_models.errors import OptionError
 from private_models.features import Chunk, Labels
 from private_models.noise import Array
 
@@ -127,94 +125,6 @@ def _clip_factors(row_squares: Array, residual: Array, clip_norm: float) -> Arra
 
 def _sigmoid(logits: Array) -> Array:
     return 0.5 * (1 + np.tanh(logits / 2))
-
-
-class TorchArithmetic:
-    """torch in float64 on a device; the same sums."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def _load(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, labels = chunk
-        return torch.from_numpy(rows).to(self._device), torch.from_numpy(labels).to(self._device)
-
-    def _zeros(self, *shape: int) -> torch.Tensor:
-        return torch.zeros(*shape, dtype=torch.float64, device=self._device)
-
-    def gradient(self, chunks: Iterable[Chunk], weights: Array, clip_norm: float) -> Array:
-        head, total = torch.from_numpy(weights).to(self._device), self._zeros(*weights.shape)
-        for chunk in chunks:
-            rows, labels = self._load(chunk)
-            residual = torch.softmax(rows @ head, 1)
-            residual[torch.arange(len(labels), device=self._device), labels] -= 1
-            lengths = rows.norm(dim=1) * residual.norm(dim=1)
-            total += rows.T @ (residual * (clip_norm / lengths).clamp(max=1)[:, None])
-        return _array(total)
-
-    def scaled_gradient(
-        self, chunks: Iterable[ScaledChunk], bias: float, weights: Array, clip_norm: float
-    ) -> Array:
-        head = torch.from_numpy(weights[:-1] if bias else weights).to(self._device)
-        constant = torch.from_numpy(bias * weights[-1]).to(self._device)
-        by_rows, by_constant = self._zeros(*head.shape), self._zeros(weights.shape[1])
-        for chunk in chunks:
-            rows, labels = self._load((chunk.rows, chunk.labels))
-            scale = torch.from_numpy(chunk.scale).to(self._device)
-            logits = (rows @ head) * scale[:, None]
-            residual = torch.softmax(logits + constant if bias else logits, 1)
-            residual[torch.arange(len(labels), device=self._device), labels] -= 1
-            lengths = ((rows.norm(dim=1) * scale) ** 2 + bias**2).sqrt() * residual.norm(dim=1)
-            residual *= (clip_norm / lengths).clamp(max=1)[:, None]
-            by_rows += rows.T @ (residual * scale[:, None])
-            by_constant += residual.sum(0)
-        total = _array(by_rows)
-        return np.vstack([total, bias * _array(by_constant)]) if bias else total
-
-    def gram(self, chunks: Iterable[Chunk], width: int) -> Array:
-        total = self._zeros(width, width)
-        for chunk in chunks:
-            rows, _ = self._load(chunk)
-            total += rows.T @ rows
-        return _array(total)
-
-    def class_sums(self, chunks: Iterable[Chunk], width: int, classes: int) -> Array:
-        total = self._zeros(width, classes)
-        for chunk in chunks:
-            rows, labels = self._load(chunk)
-            total += rows.T @ torch.nn.functional.one_hot(labels, classes).double()
-        return _array(total)
-
-    def logistic(self, chunks: Iterable[Chunk], weights: Array) -> tuple[Array, Array]:
-        head = torch.from_numpy(weights).to(self._device)
-        width, classes = weights.shape
-        gradient, hessian = self._zeros(width, classes), self._zeros(classes, width, width)
-        for chunk in chunks:
-            rows, labels = self._load(chunk)
-            probability = torch.sigmoid(rows @ head)
-            curvature = probability * (1 - probability)
-            for k in range(classes):
-                hessian[k] += rows.T @ (rows * curvature[:, k : k + 1])
-            probability[torch.arange(len(labels), device=self._device), labels] -= 1
-            gradient += rows.T @ probability
-        return _array(gradient), _array(hessian)
-
-
-def _array(tensor: torch.Tensor) -> Array:
-    return tensor.cpu().numpy()
-
-
-def choose_arithmetic(device: str) -> Arithmetic:
-    """numpy for "cpu", torch for any other device that torch has. Raises `OptionError`."""
-    if device == "cpu":
-        return CpuArithmetic()
-    try:
-        chosen = torch.device(device)
-        float(torch.ones(1, dtype=torch.float64, device=chosen))
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise OptionError(f"device {device!r} cannot be used ({reason}): try 'cpu'") from None
-    return TorchArithmetic(chosen)
 
 
 def largest_gradient(bound: float, clip_norm: float | None) -> float:

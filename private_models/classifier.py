@@ -2,19 +2,18 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import DataConversionWarning
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
 from private_models.accounting import Budget, Relation
-from private_models.errors import InputError, NotFitted, OptionError
+from private_models.errors import InputError, OptionError, PrivacyError
 from private_models.features import (
     ArrayRows,
     Source,
@@ -25,11 +24,19 @@ from private_models.features import (
 )
 from private_models.head import PrivateHead
 from private_models.noise import Array, RandomBits
+from private_models.solvers import SolverName
 from private_models.solvers.task import Progress, silent
 from private_models.statement import Statement
-from private_models.training import Options, Settings, SolverName, train
+from private_models.training import Options, Settings, train
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LABELS_ARE_PUBLIC = "public-in-y"
+
+
+class NotFitted(PrivacyError, NotFittedError):  # type: ignore[misc]
+    """A head was asked before it was trained."""
 
 
 class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -184,7 +191,7 @@ class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         return np.asarray(softmax(self._head(X).scores(X), axis=1))
 
-    def to_torch(self) -> torch.nn.Linear:
+    def to_torch(self) -> "nn.Linear":
         """The head as `nn.Linear`, to be appended to a backbone or compiled for encryption."""
         return self._fitted().to_torch()
 

@@ -10,11 +10,9 @@
     └── BundleError           a bundle is not what it says, or belongs to another head or backbone
 
 Every message says what was expected, what was found, and what to do. `InputError` and `OptionError`
-are also `ValueError`s, and `NotFitted` is scikit-learn's `NotFittedError`, because that is what
-callers of an estimator catch.
+are also `ValueError`s, and `NotFitted`, which stands in `classifier`, is scikit-learn's
+`NotFittedError` too, because that is what callers of an estimator catch.
 """
-
-from sklearn.exceptions import NotFittedError
 
 
 class PrivacyError(Exception):
@@ -31,10 +29,6 @@ class OptionError(PrivacyError, ValueError):
 
 class BudgetError(PrivacyError):
     """An epsilon and delta that cannot be kept, or that are spent already."""
-
-
-class NotFitted(PrivacyError, NotFittedError):  # type: ignore[misc]
-    """A head was asked before it was trained."""
 
 
 class HeadFileError(PrivacyError):

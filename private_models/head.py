@@ -7,11 +7,10 @@ the metadata. Reading it executes nothing.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -19,6 +18,9 @@ from private_models.errors import HeadFileError, InputError
 from private_models.features import check_classes, check_matrix, check_values
 from private_models.noise import Array
 from private_models.statement import Statement, read_statement
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FORMAT = "sottovoce-private-head"
 VERSION = "1"
@@ -57,8 +59,10 @@ class PrivateHead:
         """The label with the largest score for every row, (rows,)."""
         return np.asarray(self.classes[self.scores(features).argmax(axis=1)])
 
-    def to_torch(self) -> torch.nn.Linear:
+    def to_torch(self) -> "nn.Linear":
         """An `nn.Linear(d, K)` in float32 with these weights, in evaluation mode."""
+        import torch
+
         layer = torch.nn.Linear(self.weights.shape[1], self.weights.shape[0])
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(self.weights))

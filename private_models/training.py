@@ -10,7 +10,7 @@ import math
 import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,8 @@ from private_models.accounting import (
     gaussian_mu,
     poisson_epsilon,
 )
-from private_models.arithmetic import choose_arithmetic, largest_gradient
+from private_models.arithmetic import largest_gradient
+from private_models.devices import choose_arithmetic
 from private_models.errors import BudgetError, InputError, OptionError
 from private_models.features import Rows
 from private_models.head import PrivateHead
@@ -44,6 +45,7 @@ from private_models.releases import (
     sampler_delta,
     total_mu,
 )
+from private_models.solvers import SOLVERS, SolverName
 from private_models.solvers.gradient import FeatureCovariance
 from private_models.solvers.least_squares import LeastSquares
 from private_models.solvers.newton import Newton
@@ -51,8 +53,6 @@ from private_models.solvers.sgd import PoissonGradient
 from private_models.solvers.task import Prepared, Progress, Shape, Task, silent
 from private_models.statement import Statement
 
-SolverName = Literal["fc", "sgd", "least_squares", "newton"]
-SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
 Settings = FeatureCovariance | LeastSquares | Newton | PoissonGradient
 
 COUNT = "number of rows"

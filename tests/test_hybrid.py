@@ -24,11 +24,11 @@ from private_models import PrivateClassifier, hybrid
 from private_models.backbones.catalogue import kind_of, named, short_named
 from private_models.backbones.modules import module_backbone
 from private_models.backbones.pixels import pixels
+from private_models.classifier import NotFitted
 from private_models.errors import (
     BackboneError,
     BundleError,
     InputError,
-    NotFitted,
     OptionError,
 )
 from private_models.hybrid.projection import principal

@@ -30,7 +30,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def said(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("private_models.hybrid.__main__.cache_folder", lambda: cache)
+        patch.setattr("workloads.datasets.cache_folder", lambda: cache)
         patch.setattr("private_models.hybrid.trial._AUDIT_RUNS", 100)
         return run(
             "hybrid", "--data", pictures / "own", "--backbone", "pixels", "--epsilon", 8,

@@ -13,6 +13,7 @@ from scipy.stats import binom
 import he_inference
 from private_models import noise, releases
 from private_models.accounting import Budget
+from private_models.audit import ESTIMATORS
 from private_models.audit.attributes import attribute_inference
 from private_models.audit.canaries import audit_canaries, probability_of, refuted_below
 from private_models.audit.findings import Curve, Fit, rate_at_least, rate_at_most
@@ -20,16 +21,17 @@ from private_models.audit.inversion import invert
 from private_models.audit.mechanism import _gaussian, audit_mechanism, canary_alone, separation
 from private_models.audit.membership import membership
 from private_models.audit.stealing import steal
-from private_models.audit.subjects import ESTIMATORS, subject
+from private_models.audit.subjects import subject
 from private_models.audit.suite import attack_service
 from private_models.errors import InputError, OptionError
 from private_models.features import ArrayRows
 from private_models.head import PrivateHead
 from private_models.noise import Array, RandomBits
 from private_models.pate import ensemble
+from private_models.solvers import SOLVERS
 from private_models.solvers.gradient import FeatureCovariance
 from private_models.solvers.sgd import PoissonGradient
-from private_models.training import SOLVERS, Options, train
+from private_models.training import Options, train
 
 EPSILON = {"fc": 8.0, "sgd": 8.0, "least_squares": 8.0, "newton": 8.0, "pate": 16.0}
 RUNS = {"fc": 400, "sgd": 400, "least_squares": 400, "newton": 800, "pate": 600}

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks import bench_heads, head_features, head_streams, measure
-from benchmarks.bench_heads import CLIPPED, WHITENED, Plan
+from benchmarks.bench_heads import CLIPPED, SHORT, WHITENED, Plan
 from benchmarks.head_tasks import TASKS, synthetic
 from benchmarks.measure import Row
+from benchmarks.peer_environment import InstallError
 from benchmarks.report import readme
 from benchmarks.report.arithmetic import power_rows
 from benchmarks.report.head_plot import accuracy_plot
@@ -67,6 +68,7 @@ def test_a_run_in_small() -> None:
     assert 0.5 < at[WHITENED, 1.0]["accuracy"] <= line["accuracy"] + 0.05
     assert (at[WHITENED, 1.0]["fits"], at[CLIPPED, 0.5]["source"]) == (2, measure.OURS)
     assert at[WHITENED, 0.5]["times_ours"] == 1
+    assert at[SHORT, 1.0]["source"] == measure.OURS and (SHORT, 0.5) not in at
     hooks = [row for row in heads if row["system"] == bench_heads.HOOKS]
     assert [row["epsilon"] for row in hooks] == [1.0]
     assert [row["kind"] for row in rows if row["kind"] == "failure"] == ["failure"]
@@ -82,6 +84,22 @@ def test_a_run_in_small() -> None:
     assert "| synthetic |" in readme._heads(rows)
     drawing = ElementTree.fromstring(accuracy_plot(rows))
     assert len(list(drawing.iter("{http://www.w3.org/2000/svg}polyline"))) == 5
+
+
+def test_a_peer_that_does_not_run_is_reported_and_ours_are_measured() -> None:
+    def absent(library: str, *_: object) -> Row:
+        raise InstallError(f"{library} does not install: no wheel")
+
+    rows: list[Row] = []
+    with patch.object(bench_heads, "_peer", absent):
+        bench_heads.accuracies(TINY, Plan(epsilons=(1.0,), seeds=1, peer_seeds=1), rows.append,
+                               lambda *_: None)  # fmt: skip
+    failures = [row for row in rows if row["kind"] == "failure"]
+    assert {row["source"] for row in failures} == {measure.PEER} and len(failures) == 4
+    assert "does not install" in markdown(rows)
+    assert [row["system"] for row in rows if row["kind"] == "head"] == [
+        "no privacy", WHITENED, SHORT, CLIPPED
+    ]  # fmt: skip
 
 
 def test_a_source_repeats() -> None:

@@ -20,14 +20,16 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 import private_models
 from private_models import PrivateClassifier, load_head, noise
 from private_models.accounting import gaussian_epsilon
-from private_models.errors import BudgetError, HeadFileError, InputError, NotFitted, OptionError
+from private_models.classifier import NotFitted
+from private_models.errors import BudgetError, HeadFileError, InputError, OptionError
 from private_models.noise import Array
 from private_models.releases import total_mu
+from private_models.solvers import SOLVERS
 from private_models.solvers.gradient import FeatureCovariance
 from private_models.solvers.least_squares import LeastSquares
 from private_models.solvers.sgd import PoissonGradient
 from private_models.statement import read_statement
-from private_models.training import SOLVERS, LargeDelta
+from private_models.training import LargeDelta
 
 CLASSES = range(4)
 

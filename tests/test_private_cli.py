@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import struct
+import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
@@ -42,6 +43,14 @@ class Ran:
         value = json.loads(self.out)
         assert isinstance(value, dict)
         return value
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    """A verb loads what it runs; seconds of torch and scikit-learn are for those that need them."""
+    heavy = "{'torch', 'sklearn', 'scipy', 'tenseal', 'numba', 'dp_accounting', 'PIL'}"
+    code = f"import sys, private_models.__main__; print(*{heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def run(*arguments: object) -> Ran:
@@ -184,7 +193,7 @@ def test_audit(files: Path) -> None:
     pate = ("--estimator", "pate", "--public", files / "x.npy")
     assert "membership: measured" in run("audit", "--runs", 40, *attack, *pate).out
     broken = MechanismAudit(Bound(1.0, 2.0, 1e-5, 0.999, 40, "x"), np.ones(9), np.zeros(9))
-    with patch("private_models.audit.__main__.audit_mechanism", return_value=broken):
+    with patch("private_models.audit.mechanism.audit_mechanism", return_value=broken):
         ran = run("audit")
     assert (ran.code, "claim refuted" in ran.out) == (1, True)
     refused("audit", "--members", files / "x.npy", naming="go together")

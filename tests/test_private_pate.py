@@ -17,7 +17,7 @@ from private_models.features import ArrayRows
 from private_models.head import PrivateHead, load_head
 from private_models.noise import WIDTH, RandomBits
 from private_models.pate import ensemble
-from private_models.pate.ensemble import FewRows, NoAnswers, PateOptions, train_student
+from private_models.pate.ensemble import FewRows, NoAnswers, NoisyVotes, PateOptions, train_student
 from private_models.pate.renyi import epsilon_of_divergence, likely_outcome_divergence
 from private_models.pate.sensitivity import Votes, local_sensitivities, smooth_sensitivity
 from private_models.pate.teachers import count_votes, parts, ridge_regression
@@ -264,6 +264,11 @@ def student(budget: Budget, count: int = 4000, **options: object) -> PrivateHead
 def test_more_teachers_than_rows_are_warned_of() -> None:
     with pytest.warns(FewRows, match="60 teachers are more than the rows"):
         student(Budget(2.0, 1e-5), count=50, teachers=60, answers=5, threshold=0.0)
+
+
+def test_votes_that_drown_in_noise_are_warned_of() -> None:
+    with pytest.warns(NoisyVotes, match="10 teachers: answers are almost drawn by lot"):
+        student(Budget(0.2, 1e-5), count=500, teachers=10, threshold=0.0)
 
 
 @pytest.mark.parametrize("relation", RELATIONS)

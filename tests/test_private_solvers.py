@@ -18,13 +18,8 @@ from private_models.accounting import (
     Relation,
     poisson_epsilon,
 )
-from private_models.arithmetic import (
-    Arithmetic,
-    CpuArithmetic,
-    TorchArithmetic,
-    choose_arithmetic,
-    largest_gradient,
-)
+from private_models.arithmetic import Arithmetic, CpuArithmetic, largest_gradient
+from private_models.devices import choose_arithmetic
 from private_models.errors import OptionError
 from private_models.features import ArrayRows, Chunk, StreamRows
 from private_models.noise import Array, RandomBits
@@ -36,6 +31,7 @@ from private_models.solvers.least_squares import LeastSquares, positive
 from private_models.solvers.newton import Newton
 from private_models.solvers.sgd import PoissonGradient, sampled
 from private_models.solvers.task import Prepared, Shape, Task, shares, within_logit_bound
+from private_models.torch_arithmetic import TorchArithmetic
 from tests.conftest import EPS
 
 seeds = st.integers(0, 2**32 - 1)

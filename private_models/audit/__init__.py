@@ -4,3 +4,8 @@
 `membership`, `attributes` and `inversion` ask what a head remembers of real rows; `stealing` copies
 a served model. A low figure means that this attack failed, and nothing more.
 """
+
+from private_models.solvers import SOLVERS
+
+ESTIMATORS = (*SOLVERS, "pate")
+"""What can be attacked by name."""

@@ -2,3 +2,6 @@
 
 Each backbone has a module of its own, so that its package is needed only by those who use it.
 """
+
+NAMES = ("efficientnet-lite0", "minilm", "orientations", "pixels")
+"""Short ones, by which a command line asks for a backbone."""

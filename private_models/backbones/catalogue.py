@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
+from private_models.backbones import NAMES
 from private_models.backbones.extraction import Backbone
 from private_models.backbones.orientations import orientations
 from private_models.backbones.pixels import pixels
@@ -19,8 +20,6 @@ from private_models.errors import BackboneError, OptionError
 
 Kind = Literal["picture", "text", "digit", "vector"]
 """What goes in: a PIL image, a str, a grey picture, or an array for a module of one's own."""
-
-NAMES = ("efficientnet-lite0", "minilm", "orientations", "pixels")
 
 
 def efficientnet(side: int = 128) -> Backbone:

@@ -9,9 +9,9 @@ import torch
 
 import he_inference
 from private_models.backbones.extraction import Backbone
-from private_models.classifier import PrivateClassifier
+from private_models.classifier import NotFitted, PrivateClassifier
 from private_models.devices import device_name
-from private_models.errors import InputError, NotFitted, OptionError
+from private_models.errors import InputError, OptionError
 from private_models.features import check_classes, check_matrix, check_values
 from private_models.head import PrivateHead
 from private_models.hybrid.bundle import Bundle

@@ -44,10 +44,17 @@ _MARGIN = 2.0
 _VOTES_PER_DEVIATION = 6.0
 """Teachers over the noise of a vote, where the number of answers is chosen here."""
 _LARGEST_DELTA_SHARE = 0.5
+_LARGEST_NOISE = 0.5
+"""Of a vote, over the teachers: two classes then change places in one answer of four, or so, where
+half the teachers lie between them."""
 
 
 class FewRows(UserWarning):
     """More teachers than rows: some have nothing to learn from, and vote all the same."""
+
+
+class NoisyVotes(UserWarning):
+    """A vote's noise is so large against the teachers that answers are drawn almost by lot."""
 
 
 class NoAnswers(UserWarning):
@@ -106,7 +113,8 @@ def train_student(
 
     Guarantee: see `Statement`. Raises `InputError` for rows that cannot be used, `OptionError` and
     `BudgetError` for options that cannot be carried out; nothing is published then. Warns with
-    `NoAnswers`, and gives a head of zeros, when teachers agree on nothing.
+    `FewRows` and `NoisyVotes` where little can be learnt, and with `NoAnswers`, and gives a head of
+    zeros, when teachers agree on nothing.
     """
     bits = RandomBits() if bits is None else bits
     known = check_values(check_matrix(public, "public features"), name="public features")
@@ -118,17 +126,9 @@ def train_student(
     budget = _Purse.of(options, len(known))
     centre = _Centre.of(known)
     private = np.concatenate([centre(chunk) for chunk, _ in rows.chunks()])
-    if delta_is_large(options.budget.delta, len(private)):
-        warnings.warn(f"delta {options.budget.delta:g} is at least 1 / rows", LargeDelta, 2)
-    if options.teachers > len(private):
-        warnings.warn(
-            f"{options.teachers} teachers are more than the rows: those without any vote for "
-            "nothing they have seen; use fewer teachers",
-            FewRows,
-            stacklevel=2,
-        )
     asked = centre(known[: budget.ballot.queries])
     places = parts(bits, len(private), options.teachers)
+    _warn(options, len(private), budget.plan[1].standard_deviation)
     counts = count_votes(
         private, rows.labels, places, asked, len(options.classes), options.ridge, progress
     )
@@ -141,6 +141,26 @@ def train_student(
     weights = ridge_regression(asked[given], answers[given], len(options.classes), options.ridge)
     statement = budget.statement(centre, int(given.sum()), price, bits.is_secret)
     return PrivateHead(*centre.fold(weights), options.classes, statement)
+
+
+def _warn(options: PateOptions, rows: int, deviation: float) -> None:
+    """Of what can be carried out and teaches little; all that it looks at is public but `rows`."""
+    if delta_is_large(options.budget.delta, rows):
+        warnings.warn(f"delta {options.budget.delta:g} is at least 1 / rows", LargeDelta, 3)
+    if options.teachers > rows:
+        warnings.warn(
+            f"{options.teachers} teachers are more than the rows: those without any vote for "
+            "nothing they have seen; use fewer teachers",
+            FewRows,
+            stacklevel=3,
+        )
+    if deviation > _LARGEST_NOISE * options.teachers:
+        warnings.warn(
+            f"the noise of a vote has deviation {deviation:.3g}, with {options.teachers} teachers: "
+            "answers are almost drawn by lot; use more teachers, fewer answers or a larger epsilon",
+            NoisyVotes,
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)

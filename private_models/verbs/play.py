@@ -4,23 +4,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from he_inference import terminal
-from private_models.backbones.orientations import orientations
 from private_models.errors import OptionError
-from private_models.head import load_head
-from private_models.hybrid.building import build
-from private_models.hybrid.bundle import PUBLIC, SINGLE, Bundle
-from private_models.hybrid.client import Client
-from private_models.hybrid.public_part import load_public
-from private_models.hybrid.server import running
-from private_models.play.application import Desk
-from private_models.play.serving import serve
-from workloads.datasets import mnist_sample
-from workloads.models import PRIVATE_DIGITS
+
+if TYPE_CHECKING:
+    from private_models.play.application import Desk
 
 app = typer.Typer()
 BESIDE = "a process of its own on this machine, which has no key"
@@ -46,6 +38,8 @@ def play(
     The page is served to this machine alone, and keys stay here. A whole bundle is served by a
     process of its own, which sees ciphertexts; a public part needs --server. Ctrl-C ends it all.
     """
+    from private_models.play.serving import serve
+
     places = bundles or []
     if server is not None and (len(places) != 1 or not _is_public(places[0])):
         raise OptionError("--server goes with one public part, BUNDLE/public")
@@ -62,11 +56,17 @@ def _announce(address: str) -> None:
 
 
 def _is_public(place: Path) -> bool:
+    from private_models.hybrid.bundle import PUBLIC, SINGLE
+
     return not (place / SINGLE).exists() and not (place / PUBLIC).exists()
 
 
 @contextmanager
-def _desk(place: Path, server: str | None, insecure_plain_http: bool) -> Iterator[Desk]:
+def _desk(place: Path, server: str | None, insecure_plain_http: bool) -> Iterator["Desk"]:
+    from private_models.hybrid import Client, load_public, running
+    from private_models.hybrid.bundle import PUBLIC
+    from private_models.play.application import Desk
+
     if _is_public(place):
         public = load_public(place)
         if server is None:
@@ -81,12 +81,17 @@ def _desk(place: Path, server: str | None, insecure_plain_http: bool) -> Iterato
 
 
 @contextmanager
-def _digits() -> Iterator[Desk]:
+def _digits() -> Iterator["Desk"]:
     """The private head that ships, behind a server of its own."""
+    from private_models.backbones.orientations import orientations
+    from private_models.head import load_head
+    from private_models.hybrid import Client, build, running
+    from private_models.play.application import Desk
+    from workloads.datasets import mnist_sample
+    from workloads.models import PRIVATE_DIGITS
+
     backbone = orientations()
     examples = backbone.features(list(mnist_sample().images[:, 0]))
-    made: Bundle = build(
-        load_head(PRIVATE_DIGITS), backbone, examples=examples, layout="coefficients"
-    )
+    made = build(load_head(PRIVATE_DIGITS), backbone, examples=examples, layout="coefficients")
     with running(made) as url, Client(made.public, url, backbone=backbone) as client:
         yield Desk("Digits", client, BESIDE)

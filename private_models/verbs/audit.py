@@ -1,26 +1,24 @@
 """The verb of `private-models` that attacks: estimators, heads of one's own rows, served models."""
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import typer
 
-from he_inference import Client, RemoteServer, terminal, user_files
+from he_inference import terminal, user_files
 from private_models import feature_files
-from private_models.accounting import Budget
-from private_models.audit.findings import Fit
-from private_models.audit.mechanism import audit_mechanism
-from private_models.audit.report import Report, Section, mechanism_section
-from private_models.audit.subjects import ESTIMATORS, subject
-from private_models.audit.suite import Target, attack_rows, attack_service
+from private_models.audit import ESTIMATORS
 from private_models.errors import OptionError
-from private_models.features import ArrayRows, check_classes, class_indices
-from private_models.head import PrivateHead
-from private_models.pate.ensemble import PateOptions, train_student
-from private_models.solvers.task import Progress
-from private_models.training import Options, train
-from private_models.verb_options import Delta, Epsilon, Json, PublicFile
+from private_models.verbs.options import Delta, Epsilon, Json, PublicFile
+
+if TYPE_CHECKING:
+    from private_models.accounting import Budget
+    from private_models.audit.findings import Fit
+    from private_models.audit.report import Section
+    from private_models.audit.suite import Target
+    from private_models.head import PrivateHead
+    from private_models.solvers.task import Progress
 
 REFUTED = 1
 app = typer.Typer()
@@ -53,6 +51,12 @@ def audit(
     Thousands of tiny fits; with --members also membership inference, canaries, attribute inference,
     inversion and stealing. Exit code 1 if the claim was refuted. A low bound is no reassurance.
     """
+    from private_models.accounting import Budget
+    from private_models.audit.mechanism import audit_mechanism
+    from private_models.audit.report import Report, mechanism_section
+    from private_models.audit.subjects import subject
+    from private_models.audit.suite import attack_rows
+
     if report is not None:
         given = [path for path in (members, member_labels, public) if path is not None]
         user_files.check_output(report, *given)
@@ -82,8 +86,11 @@ def audit(
 
 
 def _target(
-    budget: Budget, estimator: str, members: Path, labels: Path, public: Path | None
-) -> Target:
+    budget: "Budget", estimator: str, members: Path, labels: Path, public: Path | None
+) -> "Target":
+    from private_models.audit.suite import Target
+    from private_models.features import ArrayRows, check_classes, class_indices
+
     matrix, names = feature_files.read_features(members), feature_files.read_labels(labels)
     classes = check_classes(np.unique(names))
     known = None if public is None else feature_files.read_features(public)
@@ -94,9 +101,13 @@ def _target(
                   feature_files.picture_shape(members))  # fmt: skip
 
 
-def _fit_of(budget: Budget, estimator: str, classes: Any, public: Any, most: int) -> Fit:
+def _fit_of(budget: "Budget", estimator: str, classes: Any, public: Any, most: int) -> "Fit":
     """For all of `most` rows and for halves, of which the size is said but roughly: noise for
     Poisson batches takes seconds to find, and is found once for either."""
+    from private_models.features import ArrayRows
+    from private_models.pate.ensemble import PateOptions, train_student
+    from private_models.training import Options, train
+
     indices = np.arange(len(classes))
     if estimator == "pate":
         if public is None:
@@ -104,7 +115,7 @@ def _fit_of(budget: Budget, estimator: str, classes: Any, public: Any, most: int
         options = PateOptions(budget, indices)
         return lambda rows, labels: train_student(ArrayRows(rows, labels), public, options)
 
-    def fit(rows: Any, labels: Any) -> PrivateHead:
+    def fit(rows: Any, labels: Any) -> "PrivateHead":
         said = most if len(rows) > 0.75 * most else max(1, most // 2)
         options = Options(budget, indices, cast(Any, estimator), public_features=public, rows=said)
         return train(ArrayRows(rows, labels), options)
@@ -112,8 +123,11 @@ def _fit_of(budget: Budget, estimator: str, classes: Any, public: Any, most: int
     return fit
 
 
-def _copied(url: str, insecure_plain_http: bool, rows: Any, show: Progress) -> Section:
+def _copied(url: str, insecure_plain_http: bool, rows: Any, show: "Progress") -> "Section":
     """The attack on a service of encrypted queries, through the client that it is made for."""
+    from he_inference import Client, RemoteServer
+    from private_models.audit.suite import attack_service
+
     with RemoteServer(url, insecure_plain_http=insecure_plain_http) as server:
         signature = server.signature()
         with Client(signature) as client:

@@ -1,27 +1,20 @@
 """The verbs of `private-models` that query heads under encryption: hybrid, bundle, ask."""
 
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import numpy as np
 import typer
-from PIL import Image
 
 from he_inference import terminal
 from private_models import feature_files
-from private_models.backbones import catalogue
-from private_models.backbones.orientations import orientations
+from private_models.backbones import NAMES
 from private_models.errors import InputError, OptionError
-from private_models.head import load_head
-from private_models.hybrid.building import build
-from private_models.hybrid.bundle import check_place
-from private_models.hybrid.client import STAGES, Client
-from private_models.hybrid.labelled_inputs import Columns, LabelledInputs, of_files, set_aside
-from private_models.hybrid.trial import Wishes, trial
-from private_models.picture_files import read_picture
-from private_models.verb_options import Delta, Epsilon, Json, PublicFile
-from workloads.cifar import CLASSES, cifar10
-from workloads.datasets import DatasetError, cache_folder, mnist
+from private_models.verbs.options import Delta, Epsilon, Json, PublicFile
+
+if TYPE_CHECKING:
+    from private_models.hybrid import Client
+    from private_models.hybrid.labelled_inputs import Columns, LabelledInputs
 
 app = typer.Typer()
 
@@ -30,7 +23,7 @@ Response = Annotated[str, typer.Option(help="private, or plain: quicker, and sho
 Device = Annotated[str, typer.Option(help="auto, cpu, or what torch knows.")]
 Column = Annotated[str | None, typer.Option(help="Of a CSV file, that holds the texts.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Of the labels beside them.")]
-BackboneName = Annotated[str | None, typer.Option(help=", ".join(catalogue.NAMES))]
+BackboneName = Annotated[str | None, typer.Option(help=", ".join(NAMES))]
 
 
 @app.command(epilog="Example: private-models hybrid --data mnist --epsilon 1 --output bundle")
@@ -64,6 +57,11 @@ def hybrid(
     as public. Every fifth row of a folder without train and test is kept for testing. Accuracies
     are measured on your rows and have no privacy themselves: they are for you.
     """
+    from private_models.hybrid.bundle import check_place
+    from private_models.hybrid.labelled_inputs import Columns
+    from private_models.hybrid.trial import Wishes, trial
+    from workloads.datasets import cache_folder
+
     checked = _response(response)
     if output is not None:
         check_place(output)
@@ -83,7 +81,7 @@ def hybrid(
 def bundle(
     head: Annotated[Path, typer.Argument(help="Head that `fit` or `pate` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
-    backbone: Annotated[str, typer.Option(help=", ".join(catalogue.NAMES))] = catalogue.NAMES[0],
+    backbone: Annotated[str, typer.Option(help=", ".join(NAMES))] = NAMES[0],
     public: PublicFile = None,
     feature_norm: Annotated[
         float | None, typer.Option(help="Or the norm that rows were clipped to.")
@@ -99,6 +97,11 @@ def bundle(
     as_json: Json = False,
 ) -> None:
     """Compile a head for encrypted queries; `he-inference serve` takes its single.program."""
+    from private_models.backbones import catalogue
+    from private_models.head import load_head
+    from private_models.hybrid import build
+    from private_models.hybrid.bundle import check_place
+
     check_place(output)
     loaded = load_head(head)
     examples = None if public is None else feature_files.read_features(public)
@@ -128,6 +131,8 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask about one picture or text; only ciphertexts leave this machine."""
+    from private_models.hybrid.client import STAGES, Client
+
     with Client(public, server, insecure_plain_http=insecure_plain_http) as client:
         answer = client.ask(_input(client, given))
         values = {
@@ -144,7 +149,9 @@ def ask(
     terminal.report(values, text, as_json)
 
 
-def _input(client: Client, given: str) -> object:
+def _input(client: "Client", given: str) -> object:
+    from private_models.picture_files import read_picture
+
     if client.kind == "text":
         return given
     if client.kind == "vector":
@@ -160,8 +167,11 @@ def _response(name: str) -> Literal["private", "plain"]:
 
 
 def _labelled(
-    data: str, public: Path | None, backbone: str | None, columns: Columns, classes: str | None
-) -> LabelledInputs:
+    data: str, public: Path | None, backbone: str | None, columns: "Columns", classes: str | None
+) -> "LabelledInputs":
+    from private_models.hybrid.labelled_inputs import of_files
+    from workloads.datasets import DatasetError
+
     try:
         if data == "mnist":
             return _digits()
@@ -173,7 +183,11 @@ def _labelled(
     return of_files(Path(data), public, backbone, columns, named)
 
 
-def _digits() -> LabelledInputs:
+def _digits() -> "LabelledInputs":
+    from private_models.backbones.orientations import orientations
+    from private_models.hybrid.labelled_inputs import set_aside
+    from workloads.datasets import mnist
+
     splits = mnist()
     pictures, tests = (list(part.images[:, 0]) for part in (splits.train, splits.test))
     return set_aside(
@@ -182,7 +196,13 @@ def _digits() -> LabelledInputs:
     )  # fmt: skip
 
 
-def _cifar() -> LabelledInputs:
+def _cifar() -> "LabelledInputs":
+    from PIL import Image
+
+    from private_models.backbones import catalogue
+    from private_models.hybrid.labelled_inputs import set_aside
+    from workloads.cifar import CLASSES, cifar10
+
     splits, names = cifar10(), np.array(CLASSES)
     train, test = (
         (list(map(Image.fromarray, part.pixels)), names[part.labels])
