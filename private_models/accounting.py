@@ -28,6 +28,11 @@ from scipy.special import log_ndtr
 from private_models.errors import BudgetError, OptionError
 
 Relation = Literal["add-remove", "replace"]
+INTERVAL, COARSE_INTERVAL = 1e-4, 2e-3
+"""Of the grid of privacy losses; the first is `dp_accounting`'s own."""
+_LARGEST_LOG_MULTIPLIER = 12.0
+_HOPELESS = 30.0
+"""In place of an infinite ln(ε / budget), so that a search can go on from it."""
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
 SMALLEST_EPSILON, LARGEST_EPSILON = 1e-3, 100.0
@@ -157,15 +162,20 @@ class PoissonSteps:
 
 
 def poisson_epsilon(
-    steps: PoissonSteps, delta: float, relation: Relation, also_mu: float = 0.0
+    steps: PoissonSteps,
+    delta: float,
+    relation: Relation,
+    also_mu: float = 0.0,
+    interval: float = INTERVAL,
 ) -> float:
     """ε of Poisson steps together with full-batch releases of total `also_mu`, by PLD.
 
-    `also_mu` is μ under the same relation. Raises `BudgetError` when the noise is too small for an
-    answer.
+    `also_mu` is μ under the same relation. interval: of the grid that losses are rounded up to; a
+    coarser one is quicker and never gives less than the truth either. Raises `BudgetError` when the
+    noise is too small for an answer.
     """
     check_delta(delta)
-    accountant = _accountant(relation)
+    accountant = _accountant(relation, interval)
     gaussian = dp_accounting.GaussianDpEvent(steps.noise_multiplier)
     batch = dp_accounting.PoissonSampledDpEvent(steps.probability, gaussian)
     accountant.compose(dp_accounting.SelfComposedDpEvent(batch, steps.steps))
@@ -186,35 +196,76 @@ def poisson_epsilon(
 def poisson_noise_multiplier(
     budget: Budget, probability: float, steps: int, also_mu: float = 0.0
 ) -> float:
-    """The least noise multiplier, to a part in 10⁴, that keeps the budget; by bisection on PLD.
+    """The least noise multiplier, to a part in 10⁴, that keeps the budget, by PLD.
 
-    Raises `BudgetError` if `also_mu` alone spends it.
+    Found on a coarse grid from where the central limit would have it, which is only where to begin,
+    then on the fine one; what is returned was priced on that. Raises `BudgetError` if `also_mu`
+    alone spends it.
     """
-    impossible = BudgetError(
+    mu = gaussian_mu(budget.epsilon, budget.delta)
+    if gaussian_epsilon(also_mu, budget.delta) >= budget.epsilon:
+        raise _too_many(budget, steps)
+    left = math.sqrt(mu**2 - also_mu**2)
+    search = _Search(budget, probability, steps, also_mu)
+    begin = 1 / math.sqrt(math.log1p((left / probability) ** 2 / steps))
+    near = search.root(begin, 1.1, 1e-3, COARSE_INTERVAL)
+    search.root(near, 1.002, 2e-5, INTERVAL)
+    return search.kept
+
+
+@dataclass
+class _Search:
+    """For the noise multiplier at which the budget is spent, on the scale of logarithms.
+
+    kept: the least that was seen to keep the budget on the fine grid.
+    """
+
+    budget: Budget
+    probability: float
+    steps: int
+    also_mu: float
+    kept: float = math.inf
+
+    def root(self, begin: float, step: float, tolerance: float, interval: float) -> float:
+        """To a relative tolerance; from `begin` by factors of `step`, larger each time, until the
+        budget lies between two. Raises `BudgetError` where no noise is enough."""
+        low = high = math.log(begin)
+        width = math.log(step)
+        if self._over(begin, interval) > 0:
+            while self._over(math.exp(high := high + width), interval) > 0:
+                low, width = high, 2 * width
+                if high > _LARGEST_LOG_MULTIPLIER:
+                    raise _too_many(self.budget, self.steps)
+        else:
+            while self._over(math.exp(low := low - width), interval) <= 0:
+                high, width = low, 2 * width
+                if low < -_LARGEST_LOG_MULTIPLIER:
+                    break
+        found = brentq(lambda at: self._over(math.exp(at), interval), low, high, xtol=tolerance)
+        root = math.exp(found + tolerance)
+        self._over(root, interval)
+        return root
+
+    def _over(self, multiplier: float, interval: float) -> float:
+        """ln(ε / budget), large where there is no finite ε."""
+        found = PoissonSteps(multiplier, self.probability, self.steps)
+        budget = self.budget
+        try:
+            spent = poisson_epsilon(
+                found, budget.delta, budget.relation, self.also_mu, interval=interval
+            )
+        except BudgetError:
+            return _HOPELESS
+        if interval == INTERVAL and spent <= budget.epsilon:
+            self.kept = min(self.kept, multiplier)
+        return math.log(spent / budget.epsilon) if spent else -_HOPELESS
+
+
+def _too_many(budget: Budget, steps: int) -> BudgetError:
+    return BudgetError(
         f"epsilon {budget.epsilon:g} cannot be kept by {steps} steps: take fewer, or spend less on "
         "other releases"
     )
-    if gaussian_epsilon(also_mu, budget.delta) >= budget.epsilon:
-        raise impossible
-
-    def cost(multiplier: float) -> float:
-        found = PoissonSteps(multiplier, probability, steps)
-        try:
-            return poisson_epsilon(found, budget.delta, budget.relation, also_mu)
-        except BudgetError:
-            return math.inf
-
-    low, high = 0.5, 1.0
-    while low > 1e-2 and cost(low) <= budget.epsilon:  # from above: little noise is slow to price
-        low, high = low / 2, low
-    while cost(high) > budget.epsilon:
-        low, high = high, 2 * high
-        if high > 1e5:
-            raise impossible
-    while high / low > 1 + 1e-4:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if cost(middle) <= budget.epsilon else (middle, high)
-    return high
 
 
 def pld_epsilon(multipliers: list[float], delta: float) -> float:
@@ -223,16 +274,16 @@ def pld_epsilon(multipliers: list[float], delta: float) -> float:
     Independent of the closed form above; never below it by more than rounding, and above by the
     pessimism of the discretisation.
     """
-    accountant = _accountant("add-remove")
+    accountant = _accountant("add-remove", INTERVAL)
     for multiplier in multipliers:
         accountant.compose(dp_accounting.GaussianDpEvent(multiplier))
     return float(accountant.get_epsilon(delta))
 
 
-def _accountant(relation: Relation) -> PLDAccountant:
+def _accountant(relation: Relation, interval: float) -> PLDAccountant:
     relations = dp_accounting.NeighboringRelation
     chosen = {"add-remove": relations.ADD_OR_REMOVE_ONE, "replace": relations.REPLACE_ONE}
-    return PLDAccountant(chosen[relation])
+    return PLDAccountant(chosen[relation], value_discretization_interval=interval)
 
 
 def delta_is_large(delta: float, rows: int) -> bool:
