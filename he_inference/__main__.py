@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -37,8 +37,6 @@ from workloads.demo import Report, run_demo
 from workloads.images import ImageStream, read_images
 from workloads.pictures import terminal_digits
 
-USER_ERROR = 2
-INTERRUPTED = 130
 MAX_DIGITS = 300
 """As many as the sample holds that comes with the project."""
 DEFAULT_BATCH = 16
@@ -49,8 +47,6 @@ MAX_LISTED = 5
 _MAX_SEED = 2**32 - 1
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\x0a"
 """What torch.save begins with, now and formerly."""
-_Misuse = cast(type[Exception], typer.BadParameter.__mro__[2])
-"""click's ClickException, or that of the copy of click which newer releases of typer hold."""
 
 app = typer.Typer(
     help="Ask a model without showing it your data.",
@@ -658,44 +654,9 @@ def _show_demo(report: Report) -> None:
     )
 
 
-def _misuse(error: Any) -> str:
-    """The line for a command line that does not parse."""
-    context = getattr(error, "ctx", None)
-    hint = f" (see {context.command_path} --help)" if context else ""
-    return f"{error.format_message().rstrip('.')}{hint}"
-
-
-def _run() -> int:
-    """Run a verb; the exit code."""
-    try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
-        terminal.forget_output()
-        return 1
-    except (HEError, DatasetError) as error:
-        terminal.complain(str(error))
-    except _Misuse as error:
-        if str(error):  # without any verb typer has shown the help, and says no more
-            terminal.complain(_misuse(error))
-    except ModuleNotFoundError as error:
-        terminal.complain(
-            f"this verb needs {error.name or 'a package'}: pip install 'sottovoce[all]'"
-        )
-    except OSError as error:
-        terminal.forget_output()
-        terminal.complain(str(error))
-    return USER_ERROR
-
-
 def main() -> None:
     """Run a verb; a user's mistake is one line on stderr and exit code 2."""
-    terminal.show_what_can_be_shown(terminal.out, sys.stdout)
-    terminal.show_what_can_be_shown(terminal.notes, sys.stderr)
-    sys.exit(_run())
+    terminal.main(app, "he-inference", "all", HEError, DatasetError)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,16 @@ keys ─▸ party            one party among real organisations, from a settings
 """
 
 import secrets
-import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from mpc_training import certificates, local_parties, serving, terminal
+from he_inference import terminal
+from mpc_training import certificates, local_parties, serving
 from mpc_training.clear_run import accuracy, train_in_the_clear
 from mpc_training.connecting import listen
 from mpc_training.errors import MPCError, SettingsError
@@ -27,16 +27,13 @@ from mpc_training.run import PROTOCOLS, Endpoint, Report, Run
 from mpc_training.session import open_checkpoints, take_part
 from mpc_training.settings import DEFAULT_TIMEOUT, Settings, read_client_settings, read_settings
 from mpc_training.sharing import Disclosure
+from mpc_training.step_progress import telling, watching
 from mpc_training.training import Recipe
 from workloads.datasets import DatasetError, Splits, mnist, mnist_sample
 
-USER_ERROR = 2
-INTERRUPTED = 130
 _SAMPLE_TEST = 100
 _DIVISOR = 255.0
 _MAX_SEED = 2**32 - 1
-_Misuse = cast(type[Exception], typer.BadParameter.__mro__[2])
-"""click's ClickException, or that of the copy of click which newer releases of typer hold."""
 
 app = typer.Typer(
     help="Train one model on data that nobody may pool.",
@@ -94,7 +91,7 @@ def local(
         place = Path(name)
         settings = local_parties.prepare(place, run, pieces, _DIVISOR, timeout)
         begun = perf_counter()
-        with terminal.watching(as_json) as watch:
+        with watching(as_json) as watch:
             reports = local_parties.run_parties(settings, resume=False, watch=watch)
         seconds = perf_counter() - begun
         _, weights = read_model(place / "model-0.safetensors")
@@ -221,7 +218,7 @@ def dealer(
 def _took_part(chosen: Settings, resume: bool, as_json: bool, lines: bool) -> Report:
     own = chosen.addresses[chosen.party]
     holding = chosen.holding()
-    with listen(own.host, own.port) as listener, terminal.telling(as_json, lines) as progress:
+    with listen(own.host, own.port) as listener, telling(as_json, lines) as progress:
         return take_part(
             chosen.run,
             holding,
@@ -307,47 +304,9 @@ def _figures(report: Report) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------------- running
-
-
-def _misuse(error: Any) -> str:
-    """One line for an argument that does not fit."""
-    context = getattr(error, "ctx", None)
-    hint = f" (see {context.command_path} --help)" if context else ""
-    return f"{error.format_message().rstrip('.')}{hint}"
-
-
-def _run() -> int:
-    """Run a verb; the exit code."""
-    try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
-        terminal.forget_output()
-        return 1
-    except (MPCError, DatasetError) as error:
-        terminal.complain(str(error))
-    except _Misuse as error:
-        if str(error):  # without any verb typer has shown the help, and says no more
-            terminal.complain(_misuse(error))
-    except ModuleNotFoundError as error:
-        terminal.complain(
-            f"this verb needs {error.name or 'a package'}: pip install 'sottovoce[parties]'"
-        )
-    except OSError as error:
-        terminal.forget_output()
-        terminal.complain(str(error))
-    return USER_ERROR
-
-
 def main() -> None:
     """Run a verb; a user's mistake is one line on stderr and exit code 2."""
-    terminal.show_what_can_be_shown(terminal.out, sys.stdout)
-    terminal.show_what_can_be_shown(terminal.notes, sys.stderr)
-    sys.exit(_run())
+    terminal.main(app, "mpc-training", "parties", MPCError, DatasetError)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from he_inference import terminal
 from mpc_training import __main__ as command_line
-from mpc_training import certificates, local_parties, terminal
+from mpc_training import certificates, local_parties
 from mpc_training.network import Linear, Network
 from mpc_training.run import Run
 from mpc_training.settings import read_settings
