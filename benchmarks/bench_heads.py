@@ -145,7 +145,7 @@ def accuracies(task: HeadTask, plan: Plan, emit: Emit, progress: Progress) -> No
                 emit({"kind": "failure", "system": f"{name}, {task.name}, ε = {epsilon:g}",
                       "source": measure.PEER, "reason": reason})  # fmt: skip
             for name, rows in found.items():
-                if name not in failed:
+                if rows:
                     emit({**common, "epsilon": epsilon, "system": name, **_summary(rows, found)})
 
 
@@ -301,7 +301,7 @@ def _peer(library: str, path: Path, settings: dict[str, Any]) -> Row:
     """A peer's own process and environment. Raises `InstallError` and `PeerError`."""
     variables = {**measure.one_thread_environment(), "PYTHONPATH": str(PROJECT)}
     command = [
-        str(peer_python(f"{library}_head")), "-m", f"benchmarks.peers.{library}_head", str(path),
+        str(_python(library)), "-m", f"benchmarks.peers.{library}_head", str(path),
         json.dumps(settings),
     ]  # fmt: skip
     try:
@@ -309,11 +309,27 @@ def _peer(library: str, path: Path, settings: dict[str, Any]) -> Row:
             command, capture_output=True, text=True, timeout=PEER_SECONDS, env=variables, check=True
         )
     except subprocess.CalledProcessError as error:
-        raise PeerError(f"{library}: {error.stderr[-400:]}") from None
+        raise PeerError(f"{library}: {' '.join(error.stderr.split())[-400:]}") from None
     except subprocess.TimeoutExpired:
         raise PeerError(f"{library} took more than {PEER_SECONDS} seconds") from None
-    found: Row = json.loads(done.stdout.splitlines()[-1])
+    try:
+        found: Row = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        raise PeerError(f"{library} ended without an answer") from None
     return {"source": measure.PEER, **found}
+
+
+def _python(library: str) -> Path:
+    """As `peer_python`, which is not asked again for one that does not install."""
+    if library not in _ABSENT:
+        try:
+            return peer_python(f"{library}_head")
+        except InstallError as error:
+            _ABSENT[library] = str(error)
+    raise InstallError(_ABSENT[library])
+
+
+_ABSENT: dict[str, str] = {}
 
 
 def steps(asked: Asked) -> Iterator[Step]:
@@ -343,7 +359,8 @@ Output = Annotated[Path, typer.Option(help="JSON lines, appended to.")]
 @app.command()
 def accuracy(
     tasks: Annotated[list[str], typer.Argument(help=", ".join(TASKS))],
-    peers: bool = False, seeds: int = 5, peer_seeds: int = 5, output: Output = RESULTS,
+    peers: bool = False, seeds: Annotated[int, typer.Option(min=1)] = 5, peer_seeds: int = 5,
+    output: Output = RESULTS,
     epsilons: Annotated[str, typer.Option(help="With commas.")] = "0.1,0.5,1,2,4,8",
     hooks_at: float = 1.0, some_at: str = "0.5,1,8", peers_to: float = math.inf,
 ) -> None:  # fmt: skip

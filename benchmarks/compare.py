@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import measure
-from benchmarks.measure import Row
+from benchmarks.measure import PUBLISHED, Row
 from benchmarks.report.table import Column, Table, plain
 
 TOLERANCE = 0.15
@@ -17,7 +17,7 @@ IDENTITY = (
 """What says which figure of a run is which of the other; all else that is a number is compared."""
 RATIOS = ("cpu_ratio_to_ours", "times_ours", "speed_up")
 """Of the same run: the machine's speed is not in them."""
-_SKIPPED = ("step", "environment", "failure", "published", "hybrid_published")
+_SKIPPED = ("step", "environment", "failure")
 _SAMPLES = ("_low", "_high", "_spread", "_sample")
 
 Key = tuple[str, ...]
@@ -37,7 +37,7 @@ def read(path: Path) -> list[Row]:
 
 def figures(rows: Iterable[Row]) -> dict[Key, float]:
     """Every number by what it is of, and its name; ratios to our own rows of the run among them."""
-    found = [row for row in rows if row.get("kind") not in _SKIPPED]
+    found = [row for row in rows if _is_measured(row)]
     numbers: dict[Key, float] = {}
     for row in found:
         of = tuple(str(row[name]) for name in IDENTITY if row.get(name) is not None)
@@ -45,6 +45,10 @@ def figures(rows: Iterable[Row]) -> dict[Key, float]:
             if isinstance(value, (int, float)) and not isinstance(value, bool) and _is_figure(name):
                 numbers[*of, name] = float(value)
     return numbers | dict(_ratios(found))
+
+
+def _is_measured(row: Row) -> bool:
+    return row.get("kind") not in _SKIPPED and row.get("source") != PUBLISHED
 
 
 def _is_figure(name: str) -> bool:

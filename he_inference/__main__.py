@@ -6,7 +6,6 @@ plan                                                            what `compile` c
 demo                                                            all of it, on this machine
 """
 
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -637,7 +636,7 @@ def demo(
 
         report = run_demo(queries, picture, show)
     if as_json:
-        sys.stdout.write(json.dumps(report.values()) + "\n")
+        sys.stdout.write(terminal.json_text(report.values()) + "\n")
     else:
         _show_demo(report)
 
@@ -656,7 +655,7 @@ def _show_demo(report: Report) -> None:
 
 def main() -> None:
     """Run a verb; a user's mistake is one line on stderr and exit code 2."""
-    terminal.main(app, "he-inference", "all", HEError, DatasetError)
+    terminal.main(app, "he-inference", "all", HEError, DatasetError, lists=True)
 
 
 if __name__ == "__main__":

@@ -32,11 +32,16 @@ out = Console()
 
 
 def report(values: dict[str, Any], text: str, as_json: bool) -> None:
-    """The result: for a machine, or for a person. JSON has no infinities: they become null."""
+    """The result: for a machine, or for a person."""
     if as_json:
-        sys.stdout.write(json.dumps(_finite(values), allow_nan=False) + "\n")
+        sys.stdout.write(json_text(values) + "\n")
     else:
         out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def json_text(values: dict[str, Any]) -> str:
+    """One line of JSON, in which infinities are null."""
+    return json.dumps(_finite(values), allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -114,17 +119,22 @@ def show_what_can_be_shown(console: Console, stream: Any) -> None:
     console.file = stream
 
 
-def main(app: typer.Typer, program: str, extras: str, *expected: type[Exception]) -> NoReturn:
+def main(
+    app: typer.Typer, program: str, extras: str, *expected: type[Exception], lists: bool = False
+) -> NoReturn:
     """Run a verb and exit: a user's mistake, and what is `expected`, is one line and code 2.
 
-    extras: of the distribution, that hold the packages which a verb may lack.
+    extras: of the distribution, that hold the packages which a verb may lack. lists: whether a
+    complaint may have lines of its own for each of several faults.
     """
     show_what_can_be_shown(out, sys.stdout)
     show_what_can_be_shown(notes, sys.stderr)
-    sys.exit(_run(app, program, extras, expected))
+    sys.exit(_run(app, program, extras, expected, lists))
 
 
-def _run(app: typer.Typer, program: str, extras: str, expected: tuple[type[Exception], ...]) -> int:
+def _run(
+    app: typer.Typer, program: str, extras: str, expected: tuple[type[Exception], ...], lists: bool
+) -> int:
     """The exit code."""
 
     def warn(message: Warning | str, *_where: Any, **_named: Any) -> None:
@@ -143,7 +153,7 @@ def _run(app: typer.Typer, program: str, extras: str, expected: tuple[type[Excep
         forget_output()
         return 1
     except expected as error:
-        complain(str(error), program)
+        complain(str(error) if lists else " ".join(str(error).split()), program)
     except _Misuse as error:
         if str(error):  # without any verb typer has shown the help, and says no more
             complain(_misuse(error), program)

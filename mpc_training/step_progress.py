@@ -1,6 +1,5 @@
 """How far a training run is: a bar for people, lines of JSON for programs."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +43,7 @@ def telling(as_json: bool, lines: bool) -> Iterator[Callable[[Progress], None]]:
             watch(line)
             if as_json and lines and perf_counter() - said > 1:
                 said = perf_counter()
-                sys.stdout.write(json.dumps(line) + "\n")
+                sys.stdout.write(terminal.json_text(line) + "\n")
                 sys.stdout.flush()
 
         yield tell

@@ -16,11 +16,12 @@ The relation between neighbours is the caller's to name, and every result holds 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, get_args
 
 import dp_accounting
+import numpy as np
 from dp_accounting.pld import PLDAccountant
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
@@ -30,7 +31,7 @@ from private_models.errors import BudgetError, OptionError
 Relation = Literal["add-remove", "replace"]
 INTERVAL, COARSE_INTERVAL = 1e-4, 2e-3
 """Of the grid of privacy losses; the first is `dp_accounting`'s own."""
-_LARGEST_LOG_MULTIPLIER = 12.0
+SMALLEST_MULTIPLIER, LARGEST_MULTIPLIER = 0.05, 1e7
 _HOPELESS = 30.0
 """In place of an infinite ln(ε / budget), so that a search can go on from it."""
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
@@ -196,20 +197,33 @@ def poisson_epsilon(
 def poisson_noise_multiplier(
     budget: Budget, probability: float, steps: int, also_mu: float = 0.0
 ) -> float:
-    """The least noise multiplier, to a part in 10⁴, that keeps the budget, by PLD.
+    """The least noise multiplier, to a part in 10⁴, that keeps the budget, by PLD; at least
+    `SMALLEST_MULTIPLIER`, below which prices take minutes and gigabytes to find.
 
-    Found on a coarse grid from where the central limit would have it, which is only where to begin,
-    then on the fine one; what is returned was priced on that. Raises `BudgetError` if `also_mu`
-    alone spends it.
+    A row that is sampled at all with probability δ or less is private without noise. Else sought
+    from where the central limit would have it, on a coarse grid and then on the fine one;
+    what is returned was priced on that. Raises `BudgetError` where no noise is enough.
     """
     mu = gaussian_mu(budget.epsilon, budget.delta)
-    if gaussian_epsilon(also_mu, budget.delta) >= budget.epsilon:
-        raise _too_many(budget, steps)
-    left = math.sqrt(mu**2 - also_mu**2)
+    impossible = BudgetError(
+        f"epsilon {budget.epsilon:g} cannot be kept by {steps} steps: take fewer, or spend less on "
+        "other releases"
+    )
+    if also_mu >= mu:
+        raise impossible
+    if probability < 1 and not also_mu:
+        sampled = -math.expm1(steps * math.log1p(-probability))
+        if sampled <= budget.delta:
+            return SMALLEST_MULTIPLIER
+    left = math.sqrt((mu - also_mu) * (mu + also_mu))
+    # The limit has μ = p·√(T·(exp(1/z²) − 1)).
+    inverse = np.logaddexp(0.0, 2 * math.log(left) - 2 * math.log(probability) - math.log(steps))
+    begin = 1 / math.sqrt(max(float(inverse), LARGEST_MULTIPLIER**-2))
+    begin = min(max(begin, SMALLEST_MULTIPLIER), LARGEST_MULTIPLIER)
     search = _Search(budget, probability, steps, also_mu)
-    begin = 1 / math.sqrt(math.log1p((left / probability) ** 2 / steps))
-    near = search.root(begin, 1.1, 1e-3, COARSE_INTERVAL)
-    search.root(near, 1.002, 2e-5, INTERVAL)
+    near = search.root(begin, 1.1, 1e-3, COARSE_INTERVAL)  # none: its grid is too coarse for this
+    if search.root(begin if near is None else near, 1.002, 2e-5, INTERVAL) is None:
+        raise impossible
     return search.kept
 
 
@@ -217,7 +231,8 @@ def poisson_noise_multiplier(
 class _Search:
     """For the noise multiplier at which the budget is spent, on the scale of logarithms.
 
-    kept: the least that was seen to keep the budget on the fine grid.
+    kept: the least that was seen to keep the budget on the fine grid. prices: ln(ε / budget) by
+    logarithm and grid, so that none is found twice.
     """
 
     budget: Budget
@@ -225,29 +240,37 @@ class _Search:
     steps: int
     also_mu: float
     kept: float = math.inf
+    prices: dict[tuple[float, float], float] = field(default_factory=dict)
 
-    def root(self, begin: float, step: float, tolerance: float, interval: float) -> float:
-        """To a relative tolerance; from `begin` by factors of `step`, larger each time, until the
-        budget lies between two. Raises `BudgetError` where no noise is enough."""
-        low = high = math.log(begin)
-        width = math.log(step)
-        if self._over(begin, interval) > 0:
-            while self._over(math.exp(high := high + width), interval) > 0:
-                low, width = high, 2 * width
-                if high > _LARGEST_LOG_MULTIPLIER:
-                    raise _too_many(self.budget, self.steps)
-        else:
-            while self._over(math.exp(low := low - width), interval) <= 0:
-                high, width = low, 2 * width
-                if low < -_LARGEST_LOG_MULTIPLIER:
-                    break
-        found = brentq(lambda at: self._over(math.exp(at), interval), low, high, xtol=tolerance)
-        root = math.exp(found + tolerance)
-        self._over(root, interval)
-        return root
+    def root(self, begin: float, step: float, tolerance: float, interval: float) -> float | None:
+        """To a relative tolerance, on the side of more noise; None if the largest is not enough,
+        the smallest if that is. From `begin` by factors of `step`, larger each time up to 2, until
+        the budget lies between two."""
+        at, width = math.log(begin), math.log(step)
+        more = self._over(at, interval) > 0
+        limit = math.log(LARGEST_MULTIPLIER if more else SMALLEST_MULTIPLIER)
+        while True:
+            if at == limit:
+                return None if more else SMALLEST_MULTIPLIER
+            then = min(at + width, limit) if more else max(at - width, limit)
+            if (self._over(then, interval) > 0) != more:
+                break
+            at, width = then, min(2 * width, math.log(2))
+        low, high = sorted((at, then))
+        found = tolerance + brentq(
+            lambda between: self._over(float(between), interval), low, high, xtol=tolerance
+        )
+        if interval == INTERVAL and math.exp(found) < self.kept:
+            self._over(found, interval)
+        return math.exp(found)
 
-    def _over(self, multiplier: float, interval: float) -> float:
-        """ln(ε / budget), large where there is no finite ε."""
+    def _over(self, at: float, interval: float) -> float:
+        """ln(ε / budget) at the logarithm of a multiplier, large where there is no finite ε."""
+        if (at, interval) not in self.prices:
+            self.prices[at, interval] = self._price(math.exp(at), interval)
+        return self.prices[at, interval]
+
+    def _price(self, multiplier: float, interval: float) -> float:
         found = PoissonSteps(multiplier, self.probability, self.steps)
         budget = self.budget
         try:
@@ -259,13 +282,6 @@ class _Search:
         if interval == INTERVAL and spent <= budget.epsilon:
             self.kept = min(self.kept, multiplier)
         return math.log(spent / budget.epsilon) if spent else -_HOPELESS
-
-
-def _too_many(budget: Budget, steps: int) -> BudgetError:
-    return BudgetError(
-        f"epsilon {budget.epsilon:g} cannot be kept by {steps} steps: take fewer, or spend less on "
-        "other releases"
-    )
 
 
 def pld_epsilon(multipliers: list[float], delta: float) -> float:

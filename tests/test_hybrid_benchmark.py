@@ -41,6 +41,15 @@ def test_published_rows_say_that_the_scenario_is_another() -> None:
     assert lines and all("all of the network runs under encryption" in line for line in lines)
 
 
+def test_published_seconds_are_as_published() -> None:
+    rows: list[measure.Row] = []
+    bench_hybrid._published(rows.append, lambda *_: None)
+    lines = markdown(rows).splitlines()
+    for system, seconds in (("Cheddar", "0.72"), ("Kim & Guyot 2023", "255"), ("levelled", "711")):
+        (line,) = (line for line in lines if line.startswith(f"| {system} ") or system in line[:12])
+        assert f"| {seconds} |" in line
+
+
 def test_a_row_of_whole_test_sets_is_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a hundred rows: what is served is what is asked, and all fits are counted."""
     rng = np.random.default_rng(0)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from private_models.accounting import (
     RELATIONS,
+    SMALLEST_MULTIPLIER,
     Budget,
     PoissonSteps,
     composed_mu,
@@ -96,6 +97,37 @@ def test_the_known_value() -> None:
     assert poisson_epsilon(PoissonSteps(3.156, 4096 / 60000, 147), 1e-5, "add-remove") > 1.04
 
 
+@pytest.mark.parametrize("relation", RELATIONS)
+@pytest.mark.parametrize(
+    ("epsilon", "probability", "steps", "also_mu"),
+    [
+        (1.0, 0.02, 1000, 0.0),
+        (1.0, 2 / 3, 30, 0.05),
+        (0.1, 0.05, 200, 0.0),
+        # Here the coarse grid, on which the search begins, has no answer at all.
+        (0.005, 0.01, 100_000, 0.0),
+        # Almost all is spent beside: the limit that the search begins at is far off.
+        (1.0, 0.01, 100, 0.268),
+    ],
+)
+def test_the_least_noise_keeps_the_budget_and_a_part_in_a_thousand_less_does_not(
+    epsilon: float, probability: float, steps: int, also_mu: float, relation: str
+) -> None:
+    budget = Budget(epsilon, 1e-5, relation)  # type: ignore[arg-type]
+    found = poisson_noise_multiplier(budget, probability, steps, also_mu)
+    spent, less = (
+        poisson_epsilon(PoissonSteps(z, probability, steps), 1e-5, budget.relation, also_mu)
+        for z in (found, found * (1 - 1e-3))
+    )
+    assert spent <= epsilon < less
+
+
+def test_a_row_that_is_hardly_ever_sampled_needs_no_noise() -> None:
+    """With probability δ or less; and the least multiplier is one that can be used."""
+    assert poisson_noise_multiplier(Budget(1.0, 1e-2), 1e-3, 1) == SMALLEST_MULTIPLIER
+    assert poisson_noise_multiplier(Budget(1.0, 1e-5), 1e-160, 1) == SMALLEST_MULTIPLIER
+
+
 def test_a_batch_of_everything_is_a_full_batch() -> None:
     steps = PoissonSteps(4.0, 1.0, 3)
     full = gaussian_epsilon(math.sqrt(3) / 4, 1e-5)
@@ -154,6 +186,10 @@ def test_other_refusals() -> None:
             PoissonSteps(*arguments)
     with pytest.raises(BudgetError, match="cannot be kept"):
         poisson_noise_multiplier(Budget(0.1, 1e-5), 0.5, 2, also_mu=5.0)
+    whole = gaussian_mu(1.0, 1e-5)
+    for also_mu in (whole, whole * (1 + 5e-9)):  # on the edge of the margin that μ carries
+        with pytest.raises(BudgetError, match="cannot be kept"):
+            poisson_noise_multiplier(Budget(1.0, 1e-5), 0.01, 100, also_mu)
 
 
 def test_nothing_published_costs_nothing() -> None:

@@ -102,6 +102,22 @@ def test_a_peer_that_does_not_run_is_reported_and_ours_are_measured() -> None:
     ]  # fmt: skip
 
 
+def test_a_peer_that_fails_once_keeps_the_fits_that_it_made() -> None:
+    def once(library: str, path: Path, settings: dict[str, object]) -> Row:
+        if settings["seed"] == 1:
+            raise bench_heads.PeerError(f"{library}: out of memory")
+        return peer(library, path, settings)
+
+    rows: list[Row] = []
+    with patch.object(bench_heads, "_peer", once):
+        bench_heads.accuracies(TINY, Plan(epsilons=(0.5,), seeds=1, peer_seeds=2), rows.append,
+                               lambda *_: None)  # fmt: skip
+    fits = {row["system"]: row["fits"] for row in rows if "fits" in row}
+    assert fits[bench_heads.GHOST] == 1
+    reasons = {row["reason"] for row in rows if row["kind"] == "failure"}
+    assert "opacus: out of memory" in reasons
+
+
 def test_a_source_repeats() -> None:
     given = head_streams.source(20_000, 8, 3)
     first, second = (list(given()) for _ in range(2))

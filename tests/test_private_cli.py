@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import struct
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 import he_inference
-from he_inference import from_torch, service
+from he_inference import from_torch, service, terminal
 from private_models import __main__ as cli
 from private_models.audit.findings import Bound
 from private_models.audit.mechanism import MechanismAudit
@@ -72,6 +73,16 @@ def refused(*arguments: object, naming: str) -> None:
     assert ran.err.startswith("private-models: ")
     assert ran.err.count("\n") == 1 and "Traceback" not in ran.err
     assert naming in ran.err, ran.err
+
+
+def test_a_complaint_is_one_line_whatever_a_file_is_called(tmp_path: Path) -> None:
+    refused("predict", tmp_path / "a\nb", tmp_path / "x.npy", naming="a b")
+
+
+def test_json_has_no_infinities() -> None:
+    """They are no JSON, and readers other than Python's refuse them."""
+    found = terminal.json_text({"a": [1.0, math.inf], "b": {"c": math.nan, "d": (0, "x")}})
+    assert json.loads(found) == {"a": [1.0, None], "b": {"c": None, "d": [0, "x"]}}
 
 
 @pytest.fixture

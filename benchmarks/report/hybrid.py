@@ -30,7 +30,7 @@ def _where(row: Row) -> str:
 
 def _whole_seconds(row: Row) -> str:
     if "seconds" in row:
-        return f"{row['seconds']:,.0f}"
+        return f"{row['seconds']:,.3g}"
     return f"{sum(row['single_ms'].values()) / 1e3:.3f}"
 
 

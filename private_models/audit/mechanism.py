@@ -10,6 +10,7 @@ accountant's formula is right for another shape of data.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from private_models.accounting import gaussian_epsilon
 from private_models.audit.findings import Bound, Fit, Steps, ignore, rate_at_least, rate_at_most
 from private_models.errors import OptionError
 from private_models.noise import Array
+from private_models.pate.ensemble import NoisyVotes
 from private_models.statement import Statement
 
 _LARGEST_MU = 100.0
@@ -102,10 +104,12 @@ def audit_mechanism(
     with_it = np.vstack([problem.features, problem.canary])
     labels = np.append(problem.labels, problem.label)
     there, absent = np.empty((2, runs, problem.classes))
-    for run in range(runs):
-        there[run] = (head := fit(with_it, labels)).weights[:, 2]
-        absent[run] = fit(problem.features, problem.labels).weights[:, 2]
-        progress(run + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoisyVotes)  # which is what is attacked here
+        for run in range(runs):
+            there[run] = (head := fit(with_it, labels)).weights[:, 2]
+            absent[run] = fit(problem.features, problem.labels).weights[:, 2]
+            progress(run + 1)
     statement = head.statement
     pairs = _statistics(there, absent)
     found, method = _found(pairs, statement, confidence)

@@ -4,7 +4,6 @@ Settings spend the budget where the canary shows: a single step, little on covar
 tested is the same code as everywhere, from clipping to noise.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from private_models.errors import OptionError
 from private_models.features import ArrayRows
 from private_models.head import PrivateHead
 from private_models.noise import Array
-from private_models.pate.ensemble import NoisyVotes, PateOptions, train_student
+from private_models.pate.ensemble import PateOptions, train_student
 from private_models.solvers.gradient import FeatureCovariance
 from private_models.solvers.least_squares import LeastSquares
 from private_models.solvers.newton import Newton
@@ -74,8 +73,6 @@ def _pate(budget: Budget) -> Subject:
     options = PateOptions(budget, np.arange(2), 2, _ANSWERS, threshold=0.0, ridge=1e-3)
 
     def fit(rows: Array, labels: Any) -> PrivateHead:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NoisyVotes)  # which is what is attacked here
-            return train_student(ArrayRows(rows, labels), public, options)
+        return train_student(ArrayRows(rows, labels), public, options)
 
     return Subject(fit, problem)

@@ -10,7 +10,7 @@ from he_inference import terminal
 from private_models import feature_files
 from private_models.backbones import NAMES
 from private_models.errors import InputError, OptionError
-from private_models.verbs.options import Delta, Epsilon, Json, PublicFile
+from private_models.verbs.options import Delta, Epsilon, Json
 
 if TYPE_CHECKING:
     from private_models.hybrid import Client
@@ -82,7 +82,9 @@ def bundle(
     head: Annotated[Path, typer.Argument(help="Head that `fit` or `pate` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     backbone: Annotated[str, typer.Option(help=", ".join(NAMES))] = NAMES[0],
-    public: PublicFile = None,
+    public: Annotated[
+        Path | None, typer.Option(help="Public features by the backbone: .npy, .csv.")
+    ] = None,
     feature_norm: Annotated[
         float | None, typer.Option(help="Or the norm that rows were clipped to.")
     ] = None,
