@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+_ROUNDING = 1e-20
+"""Of logarithms, squared and summed: costs that differ by no more are one and the same."""
+
 
 class PowerLaw(NamedTuple):
     """cost = factor · size ** exponent.
@@ -34,5 +37,8 @@ def power_law(sizes: Sequence[float], costs: Sequence[float]) -> PowerLaw:
     across, up = np.log(across), np.log(up)
     exponent, start = np.polyfit(across, up, 1)
     rest, total = up - (exponent * across + start), up - up.mean()
-    explained = 1.0 - float((rest**2).sum()) / max(float((total**2).sum()), 1e-300)
+    spread = float((total**2).sum())
+    if spread <= _ROUNDING:
+        return PowerLaw(0.0, float(np.exp(up.mean())), 1.0)
+    explained = 1.0 - float((rest**2).sum()) / spread
     return PowerLaw(float(exponent), float(np.exp(start)), explained)

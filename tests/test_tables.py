@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,18 @@ def test_a_power_is_found(exponent: float, factor: float) -> None:
     # Logarithms of magnitudes up to 20, in float64, through a small least-squares problem.
     assert law.exponent == pytest.approx(exponent, abs=1e-9)
     assert law.factor == pytest.approx(factor, rel=1e-9)
+
+
+def test_what_costs_the_same_has_exponent_nought_and_is_explained() -> None:
+    law = power_law([1, 64, 1024, 4096], [9_474_272.0] * 4)
+    assert (law.exponent, law.explained) == (0.0, 1.0)
+    assert law.factor == pytest.approx(9_474_272.0)
+
+
+def test_no_figure_of_the_pages_is_absurd() -> None:
+    """A number of twenty digits is a fault of arithmetic, not a measurement."""
+    text = (RESULTS.parents[1] / "docs" / "figures.md").read_text(encoding="utf-8")
+    assert not re.findall(r"\d[\d,]{24,}", text)
 
 
 @pytest.mark.parametrize("sizes", [[1.0], [1.0, 1.0], [0.0, 1.0]])
