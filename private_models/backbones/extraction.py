@@ -20,8 +20,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from private_models.devices import AUTO, device_name
-from private_models.errors import BackboneError, InputError, OptionError
+from private_models.devices import AUTO, usable_device
+from private_models.errors import BackboneError, InputError
 
 Features = npt.NDArray[np.float32]
 Progress = Callable[[int], None]
@@ -70,7 +70,7 @@ class Backbone:
         """
         if not len(inputs):
             raise InputError("no inputs: expected at least one to extract features of")
-        place = _device(device)
+        place = usable_device(AUTO if device is None else device)
         module = self.module.eval().to(place)
         found = []
         order = self._order(inputs)
@@ -162,17 +162,6 @@ class Backbone:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{folder}: the cache cannot be used: {error}") from None
         return features
-
-
-def _device(name: str | None) -> torch.device:
-    """Raises `OptionError` for one that torch does not have."""
-    try:
-        chosen = torch.device(device_name(AUTO if name is None else name))
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise OptionError(f"device {name!r} cannot be used ({reason}): try 'cpu'") from None
-    return chosen
 
 
 def _batches(inputs: Sequence[object], size: int) -> Iterator[Sequence[object]]:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from private_models.backbones import catalogue
 from private_models.backbones.extraction import Backbone
-from private_models.devices import AUTO
 from private_models.errors import InputError, OptionError
 from private_models.hybrid.trial import Rows
 from private_models.inputs import read_inputs
@@ -61,8 +60,7 @@ class LabelledInputs:
                 done += count
                 progress(f"features, {what}", done, len(inputs))
 
-            place = None if device == AUTO else device
-            return self.backbone.cached(inputs, cache, place, _BATCH, advance)
+            return self.backbone.cached(inputs, cache, device, _BATCH, advance)
 
         return Rows(
             self.name, features(self.private[0], "private rows"), self.private[1], self.classes,
