@@ -25,7 +25,6 @@ from torch import nn
 
 import he_inference
 from benchmarks import measure
-from benchmarks.published import rates
 from benchmarks.steps import Asked, Benchmark, Emit, Progress, Step
 from benchmarks.system_process import SystemProcess
 from he_inference import service
@@ -65,18 +64,12 @@ CASES = (
 
 
 def steps(asked: Asked) -> Iterable[Step]:
-    """A step for every network, then growth, and what is published."""
+    """A step for every network, then growth."""
     rounds = 1 if asked.quick else 5
     for case in CASES:
         yield Step(case.name, partial(_measure, case, rounds, not asked.quick))
     for growth in (_growth_in_batches, _growth_in_products):
         yield Step(growth.__name__.strip("_"), partial(_grown, growth, rounds))
-    yield Step("published", _published)
-
-
-def _published(emit: Emit, _: Progress) -> None:
-    for row in rates():
-        emit(row)
 
 
 def _measure(case: Case, rounds: int, full: bool, emit: Emit, progress: Progress) -> None:

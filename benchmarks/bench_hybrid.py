@@ -24,7 +24,6 @@ from benchmarks import head_features, measure
 from benchmarks.bench_heads import DELTA, Emit, Progress, without_privacy
 from benchmarks.head_tasks import PUBLIC_ROWS, TEXT_PUBLIC_ROWS, HeadTask, set_aside
 from benchmarks.measure import OURS, Row, Summary
-from benchmarks.published import CIFAR
 from benchmarks.steps import Asked, Benchmark, Step
 from he_inference.processors import processors
 from private_models import PrivateClassifier, hybrid
@@ -60,7 +59,6 @@ def steps(asked: Asked) -> Iterator[Step]:
             yield Step(name, partial(_one, _batch, classes, rounds, place))
     for classes in (10, 1000):
         yield Step(f"weights, {classes} classes", partial(_weights, classes, asked.device))
-    yield Step("published", _published)
 
 
 def _one(measured: Callable[..., Row], *arguments: Any) -> None:
@@ -89,11 +87,6 @@ def _weights(classes: int, device: str, emit: Emit, progress: Progress) -> None:
     progress(f"weights, {classes} classes", 0, 1)
     for row in _precomputed(classes, device):
         emit(row)
-
-
-def _published(emit: Emit, _: Progress) -> None:
-    for figure in CIFAR:
-        emit({"kind": "hybrid_published", "source": measure.PUBLISHED, **figure._asdict()})
 
 
 # ---------------------------------------------------------------------------- whole test sets

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 import he_inference
-from benchmarks import measure, published, tutorial
+from benchmarks import measure, tutorial
 from benchmarks.measure import OURS, PEER, Row, Summary
 from benchmarks.peer_environment import InstallError, peer_python
 from benchmarks.steps import Asked, Benchmark, Emit, Progress, Step
@@ -76,7 +76,7 @@ class Plan:
 
 
 def steps(asked: Asked) -> Iterable[Step]:
-    """The tutorial network beside peers, the shipped one, and what is published.
+    """The tutorial network beside peers, and the shipped one.
 
     A peer that does not install or fails becomes a row that says so.
     """
@@ -86,12 +86,6 @@ def steps(asked: Asked) -> Iterable[Step]:
         plan = replace(plan, queries=asked.queries)
     yield Step("tutorial", partial(measure_tutorial, plan))
     yield Step("shipped", partial(measure_mnist, plan, MNIST_NETWORK))
-    yield Step("published", _published)
-
-
-def _published(emit: Emit, progress: Progress) -> None:
-    for row in published.rows():
-        emit(row)
 
 
 # The tutorial network, ours beside the peers.

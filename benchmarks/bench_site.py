@@ -20,8 +20,7 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.bench_query import OUR_NAME, PACKAGES
-from benchmarks.measure import OURS, PUBLISHED, Row
-from benchmarks.published import NEWER
+from benchmarks.measure import OURS, Row
 from benchmarks.site_stages import STAGES, Files, build
 from benchmarks.steps import Asked, Benchmark, Emit, Progress, Step
 from benchmarks.system_process import PROJECT
@@ -29,14 +28,12 @@ from workloads.datasets import mnist, mnist_sample
 
 COUNTS = (1, 100, 1000, 10_000)
 """Images by size. The site's own small size has been 15 and 100 at different times."""
-REFERENCE = "FHE-Benchmarking.org"
 
 
 def steps(asked: Asked) -> Iterable[Step]:
-    """A step a size, and the published reference."""
+    """A step a size."""
     for size, count in enumerate(COUNTS[:2] if asked.quick else COUNTS):
         yield Step(f"{count} images", partial(measure_size, size, count))
-    yield Step("reference", _reference)
 
 
 def measure_size(size: int, count: int, emit: Emit, progress: Progress) -> None:
@@ -74,12 +71,6 @@ def _stage(stage: str, files: Files) -> Row:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {f"{stage}_seconds": span.wall_ms / 1e3, f"{stage}_cpu_seconds": used}
-
-
-def _reference(emit: Emit, progress: Progress) -> None:
-    (figure,) = (figure for figure in NEWER if figure.system == REFERENCE)
-    emit({"kind": "site", "system": f"{REFERENCE}, {figure.technique}", "source": PUBLISHED,
-          "images": 1, "seconds": figure.seconds, "seconds_each": figure.seconds})  # fmt: skip
 
 
 BENCHMARK = Benchmark(

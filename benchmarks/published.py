@@ -6,10 +6,10 @@ Seconds and megabytes are per query; None where a paper gives none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from benchmarks.measure import PUBLISHED, Row
+from benchmarks.measure import OURS, PUBLISHED, Row
 
 
 class Figure(NamedTuple):
@@ -24,6 +24,7 @@ class Figure(NamedTuple):
     hardware: str = "as published"
 
 
+REFERENCE = "FHE-Benchmarking.org"
 DATA = "client data"
 MODEL = "model"
 BOTH = "client data, model"
@@ -51,7 +52,7 @@ NEWER = (
     Figure("LoLa", "HE, packed CNN", 98.95, 2.2, None, DATA, "8 cores"),
     Figure("LoLa-Small", "HE, packed", 96.92, 0.29, None, DATA),
     Figure("LoLa-Large", "HE, packed", 99.20, 14.4, None, DATA),
-    Figure("FHE-Benchmarking.org", "MNIST reference", None, 7.63, None, DATA),
+    Figure(REFERENCE, "MNIST reference", None, 7.63, None, DATA),
 )
 
 CIFAR = (
@@ -98,3 +99,34 @@ def rows() -> Iterator[Row]:
     """Every figure of one query as a row of results."""
     for figure in (*SURVEY, *NEWER):
         yield {"kind": "published", "source": PUBLISHED, **figure._asdict()}
+
+
+def wholes() -> Iterator[Row]:
+    """Every figure of CIFAR-10 as a row of results."""
+    for figure in CIFAR:
+        yield {"kind": "hybrid_published", "source": PUBLISHED, **figure._asdict()}
+
+
+def references() -> Iterator[Row]:
+    """The reference of FHE-Benchmarking.org's workload as a row of results."""
+    (figure,) = (figure for figure in NEWER if figure.system == REFERENCE)
+    yield {"kind": "site", "system": f"{REFERENCE}, {figure.technique}", "source": PUBLISHED,
+           "images": 1, "seconds": figure.seconds, "seconds_each": figure.seconds}  # fmt: skip
+
+
+def beside(rows: Iterable[Row]) -> list[Row]:
+    """Rows of results, and after them what is published of each flow that ours were measured in.
+
+    Results hold none of it: what is published is no run's, and is in this file alone.
+    """
+    found = list(rows)
+    ours = {row.get("kind") for row in found if row.get("source") == OURS}
+    for kind, figures in _BESIDE.items():
+        found += figures() if kind in ours else ()
+    return found
+
+
+_BESIDE: Mapping[str, Callable[[], Iterator[Row]]] = {
+    "mnist": rows, "batch": rates, "hybrid": wholes, "site": references,
+}  # fmt: skip
+"""By the kind of our rows."""

@@ -24,8 +24,8 @@ from benchmarks import (
     published,
     tutorial,
 )
-from benchmarks.__main__ import app
-from benchmarks.measure import Span, Summary
+from benchmarks.__main__ import RESULTS_FOLDER, app
+from benchmarks.measure import Span, Summary, read_rows
 from benchmarks.peers.protocol import Array, System, Weights, serve
 from benchmarks.registry import BENCHMARKS
 from benchmarks.report import pages, readme
@@ -264,6 +264,15 @@ def test_published_rates_are_marked_and_leave_out_what_is_not_known() -> None:
     assert all(value is not None for row in rows for value in row.values())
     assert "| nGraph-HE2 | CryptoNets' network | plain | published | a large server | – |" in text
     assert "| 293 |" in text
+
+
+def test_what_is_published_stands_beside_ours_and_in_no_results() -> None:
+    results = [row for path in sorted(RESULTS_FOLDER.glob("*.jsonl")) for row in read_rows(path)]
+    assert not [row for row in results if row.get("source") == measure.PUBLISHED]
+    added = [row for row in published.beside(results) if row.get("source") == measure.PUBLISHED]
+    assert {row["kind"] for row in added} == {"published", "batch", "hybrid_published", "site"}
+    peers = [row for row in results if row.get("source") != measure.OURS]
+    assert published.beside(peers) == peers
 
 
 def test_report_shows_every_kind_of_row() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from benchmarks.measure import Row
+from benchmarks.published import beside
 from benchmarks.report import arithmetic, heads, hybrid, queries, site, survey, training
 from benchmarks.report.table import NOTHING, Column, Table, number, plain
 
@@ -25,8 +26,8 @@ def markdown(rows: Iterable[Row]) -> str:
 
 
 def measured(rows: Iterable[Row]) -> list[Table]:
-    """A table for each kind of row that there is."""
-    found = list(rows)
+    """A table for each kind of row that there is, and what is published beside ours."""
+    found = beside(rows)
     return [
         table for part in (queries, training, heads, hybrid, site) for table in part.tables(found)
     ]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.measure import OURS, PUBLISHED, Row, read_rows
+from benchmarks.measure import OURS, Row, read_rows
 from benchmarks.registry import BENCHMARKS
 from benchmarks.report.table import (
     NOTHING,
@@ -177,7 +177,7 @@ def _batch(rows: Iterable[Row]) -> str:
     found = list(rows)
     batches = [row for row in found if row.get("kind") == "batch"]
     ours = [row for row in batches if row["source"] == OURS]
-    (seal,) = (row for row in batches if row["source"] not in (OURS, PUBLISHED))
+    (seal,) = (row for row in batches if row["source"] != OURS)
     (beside,) = (
         row for row in ours
         if (row["network"], row["response"]) == (seal["network"], seal["response"])
