@@ -408,19 +408,27 @@ def test_noise_is_at_most_what_the_model_says(everything: Program) -> None:
 
 
 def test_no_slot_is_noisy() -> None:
-    """SEAL's digits make slot 0 the worst by far; ours leave nothing there."""
-    b = Builder(party("small"))
-    b.rotate(0, 5)
-    program = b.program()
-    made = of(program)
-    expected = clear.evaluate(program, made.values[None])[0]
-    ours, seals = (
-        made.holder.decrypt(answer, made.scale) - expected
-        for answer in (made.by_residues(program), made.by_seal(program))
-    )
-    usual = np.median(np.abs(ours))
-    assert np.abs(ours).max() < laplace_tail(1e-9, made.slots) * usual / 0.3
-    assert np.abs(ours[0]) < 30 * usual < np.abs(seals).max()
+    """SEAL's digits are positive, so their mean meets the keys' noise in slots around 0; not ours.
+
+    How far that is depends on the key: below 30 times the median error for one key in forty, so for
+    all of four keys once in a million times.
+    """
+    found = []
+    for _ in range(4):
+        made = Party("small")
+        b = Builder(made)
+        b.rotate(0, 5)
+        program = b.program()
+        expected = clear.evaluate(program, made.values[None])[0]
+        ours, seals = (
+            np.abs(made.holder.decrypt(answer, made.scale) - expected)
+            for answer in (made.by_residues(program), made.by_seal(program))
+        )
+        usual = np.median(ours)
+        assert ours.max() < laplace_tail(1e-9, made.slots) * usual / 0.3
+        assert ours[:2].max() < 30 * usual
+        found.append(seals.max() / usual)
+    assert max(found) > 30
 
 
 # ------------------------------------------------------------------------------ parts

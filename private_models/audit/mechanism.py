@@ -160,19 +160,23 @@ def _statistics(there: Array, absent: Array) -> list[tuple[Array, Array]]:
 def separation(statistic: tuple[Array, Array], risk: float, proof: Proof) -> float:
     """What the two samples prove; either rate is wrong with probability `risk` at most.
 
-    The threshold comes from the first quarter: the one that would prove most if the others came out
-    like it. On the others, rates are bounded by Clopper and Pearson.
+    The threshold is the one that the first quarter by itself would prove most with: as if as many
+    came out like it, a tail where luck left an alarm too few would be chosen. On the others, rates
+    are bounded in the same way, by Clopper and Pearson.
     """
     there, absent = statistic
     first = len(there) // _LEARNING_SHARE
-    count = len(there) - first
     pooled = np.concatenate([there[:first], absent[:first]])
     thresholds = np.quantile(pooled, np.linspace(0.02, 0.98, 49))
 
     def proved(rows: slice, threshold: float) -> float:
-        hits, alarms = (float((side[rows] > threshold).mean()) for side in statistic)
-        low = rate_at_least(round(hits * count), count, risk)
-        return max(0.0, proof(low, rate_at_most(round(alarms * count), count, risk)))
+        above = [side[rows] > threshold for side in statistic]
+        hits, alarms = (int(np.count_nonzero(side)) for side in above)
+        low, high = (
+            rate_at_least(hits, len(above[0]), risk),
+            rate_at_most(alarms, len(above[1]), risk),
+        )
+        return max(0.0, proof(low, high))
 
     best = max(thresholds, key=lambda threshold: proved(slice(0, first), float(threshold)))
     return proved(slice(first, None), float(best))
