@@ -30,7 +30,9 @@ from torch import nn
 
 import he_inference
 from he_inference import __main__ as cli
+from he_inference import user_files
 from he_inference.nn import Square
+from he_inference.verbs import demo as demo_verb
 from tests.test_demo import assert_nothing_is_left, leftovers
 from workloads.datasets import Splits, mnist_sample
 
@@ -930,7 +932,7 @@ def test_an_interruption_leaves_nothing_half_written(
 
 def test_what_marks_a_secret_key(files: Files) -> None:
     """`client` and the command line agree on it."""
-    assert files.my_key.read_bytes().startswith(cli.user_files.SECRET_BEGINS)
+    assert files.my_key.read_bytes().startswith(user_files.SECRET_BEGINS)
 
 
 # ---------------------------------------------------------------------------- over HTTP
@@ -1074,7 +1076,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_demo", interrupted)
+    monkeypatch.setattr(demo_verb, "run_demo", interrupted)
     assert run("demo", "--picture", tmp_path / "p.png") == Ran(130, "", "")
 
 
@@ -1082,7 +1084,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     def missing(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr(cli, "run_demo", missing)
+    monkeypatch.setattr(demo_verb, "run_demo", missing)
     naming = ("torch", "pip install 'sottovoce[all]'")
     refused("demo", "--picture", tmp_path / "p.png", naming=naming)
 
@@ -1140,13 +1142,13 @@ def test_a_server_may_say_anything_of_its_batches(
     files: Files, monkeypatch: pytest.MonkeyPatch, most: object
 ) -> None:
     """Only a sensible limit is followed; the query goes on with the user's otherwise."""
-    signature = cli.he_inference.load_signature(files.m_program_signature)
+    signature = he_inference.load_signature(files.m_program_signature)
 
     class Stand:
         url = "http://127.0.0.1:1"
 
         def __init__(self, *_: object, **__: object) -> None:
-            self.server = cli.he_inference.Server(files.m_program)
+            self.server = he_inference.Server(files.m_program)
 
         def __enter__(self) -> Any:
             return self
@@ -1165,7 +1167,7 @@ def test_a_server_may_say_anything_of_its_batches(
         def evaluate(self, query: bytes) -> bytes:
             return bytes(self.server.evaluate(query))
 
-    monkeypatch.setattr(cli.he_inference, "RemoteServer", Stand)
+    monkeypatch.setattr(he_inference, "RemoteServer", Stand)
     ran = run("query", "http://127.0.0.1:1", files.queries, "--json")
     assert ran.code == 0
     assert len(ran.json["names"]) == len(ran.json["labels"]) > 0
@@ -1458,7 +1460,7 @@ def nearby(private: Files, monkeypatch: pytest.MonkeyPatch) -> Nearby:
     def remote(url: str, **_: object) -> he_inference.RemoteServer:
         return he_inference.remote.RemoteServer(url, transport=httpx.MockTransport(it.answer))
 
-    monkeypatch.setattr(cli.he_inference, "RemoteServer", remote)
+    monkeypatch.setattr(he_inference, "RemoteServer", remote)
     # Starting processes would take longer than so few features do.
     monkeypatch.setattr("he_inference.batch_cipher.processors", lambda: 0)
     return it

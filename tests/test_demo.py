@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from he_inference import __main__ as cli
+from he_inference.verbs import demo as verb
 from workloads import demo
 from workloads.datasets import DatasetError, mnist_sample
 from workloads.demo import Report, run_demo
@@ -140,8 +140,8 @@ def test_a_wrong_label_is_said_to_be_wrong() -> None:
 def test_terminal_widths(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
-    monkeypatch.setattr(cli.terminal, "out", Console(width=width))
-    cli._show_demo(report(10))
+    monkeypatch.setattr(verb.terminal, "out", Console(width=width))
+    verb._show_demo(report(10))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     assert "a [bold] picture.png" in lines[-1]
