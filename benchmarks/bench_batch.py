@@ -66,7 +66,7 @@ CASES = (
 def steps(asked: Asked) -> Iterable[Step]:
     """A step for every network, then growth; in small, the first network."""
     rounds = 1 if asked.quick else 5
-    for case in CASES[: 1 if asked.quick else None]:
+    for case in CASES[:1] if asked.quick else CASES:
         yield Step(case.name, partial(_measure, case, rounds, not asked.quick))
     for growth in (_growth_in_batches, _growth_in_products):
         yield Step(growth.__name__.strip("_"), partial(_grown, growth, rounds))

@@ -1,5 +1,5 @@
-"""A training step on shares: ours, CrypTen as shipped and SPU's ABY3, interleaved; then a slow
-network, and queries to a model that stays shared.
+"""A training step on shares: ours, CrypTen as shipped and three of SPU's protocols, interleaved;
+then a slow network, and queries to a model that stays shared.
 
 Ours are real processes on real TLS sockets, as `mpc-training local` starts them; CrypTen's are
 processes on plain sockets (gloo); SPU's are threads with queues in memory. Same networks, batch of
@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,10 +45,19 @@ DELAYED = SERVED = (3, 2)
 QUERIES = {1: 20, 128: 5}
 """Queries by their rows."""
 _PIXELS = 784
+_SMALL = NETWORKS[:1]
+"""What SPU's protocols for two train: LeNet takes them many minutes a step."""
 Measured = Mapping[str, Any]
 
 
-System = tuple[str, Callable[[str], Measured], str, str]
+class System(NamedTuple):
+    """What trains: what a step of a network costs it, whose it is, and what it protects."""
+
+    name: str
+    start: Callable[[str], Measured]
+    source: str
+    protection: str
+    networks: Sequence[str] = NETWORKS
 
 
 class _Failed(Exception):
@@ -78,8 +87,8 @@ def _slow(parties: int, delay: float, emit: Emit, progress: Progress) -> None:
     with slow_wire(delay, RATE) as wire:
         found = our_parties.step("mlp", parties, BATCH, SLOW_STEPS, wire.routes)
     where = {"delay_ms": 1e3 * delay, "megabits": 8e-6 * RATE}
-    name, _, source, _ = _SYSTEMS[3 - parties]
-    emit(_row([found], name, source, "mlp") | {"kind": "slow network", **where})
+    system = _SYSTEMS[3 - parties]
+    emit(_row([found], system, "mlp") | {"kind": "slow network", **where})
 
 
 def _run_steps(
@@ -87,35 +96,39 @@ def _run_steps(
     progress: Progress,
 ) -> None:  # fmt: skip
     """Ours in every round, peers in the first `beside`."""
-    found: dict[str, list[Measured]] = {name: [] for name, *_ in systems}
+    here = [system for system in systems if network in system.networks]
+    found: dict[str, list[Measured]] = {system.name: [] for system in here}
     failed: dict[str, str] = {}
     for number in range(rounds):
-        for name, start, source, _ in systems:
-            progress(f"{network}: {name}", number, rounds)
-            if name not in failed and (source == measure.OURS or number < beside):
+        for system in here:
+            progress(f"{network}: {system.name}", number, rounds)
+            measured = system.source == measure.OURS or number < beside
+            if measured and system.name not in failed:
                 try:
-                    found[name].append(start(network))
+                    found[system.name].append(system.start(network))
                 except _Failed as error:
-                    failed[name] = str(error)
-    for name, _, source, protection in systems:
-        if name in failed:
-            emit({"kind": "failure", "system": name, "source": source, "reason": failed[name]})
+                    failed[system.name] = str(error)
+    for system in here:
+        whose = {"system": system.name, "source": system.source}
+        if system.name in failed:
+            emit({"kind": "failure", **whose, "reason": failed[system.name]})
         else:
-            emit(_row(found[name], name, source, network) | {"protection": protection})
+            emit(_row(found[system.name], system, network) | {"protection": system.protection})
 
 
-def _row(rounds: Sequence[Measured], name: str, source: str, network: str) -> measure.Row:
-    row: measure.Row = {"kind": "training", "system": name, "source": source, "network": network}
+def _row(rounds: Sequence[Measured], system: System, network: str) -> measure.Row:
+    row: measure.Row = {"kind": "training", "system": system.name, "source": system.source,
+                        "network": network}  # fmt: skip
     for figure in FIGURES:
         values = [found[figure] for found in rounds if found.get(figure) is not None]
         row[figure] = statistics.median(values) if values else None
-    steps = STEPS if source == measure.OURS else PEER_STEPS
+    steps = STEPS if system.source == measure.OURS else PEER_STEPS
     return row | {"batch": BATCH, "steps": steps[network], "rounds_measured": len(rounds)}
 
 
 def _run_queries(parties: int, emit: Emit, progress: Progress) -> None:
     """Queries to the network of the first step; each connects anew, as a client would."""
-    name, _, source, _ = _SYSTEMS[3 - parties]
+    system = _SYSTEMS[3 - parties]
     rows = np.random.default_rng(0).uniform(0, 1, (max(QUERIES), _PIXELS))
     for count, queries in QUERIES.items():
         progress(f"queries of {count}", 0, 1)
@@ -127,8 +140,8 @@ def _run_queries(parties: int, emit: Emit, progress: Progress) -> None:
         emit(
             {
                 "kind": "shared inference",
-                "system": name,
-                "source": source,
+                "system": system.name,
+                "source": system.source,
                 "network": "mlp",
                 "rows": count,
                 "queries": queries,
@@ -150,13 +163,13 @@ def _crypten(network: str) -> Measured:
     return _json([sys.executable, str(script), network, str(BATCH), str(PEER_STEPS[network])])
 
 
-def _spu(network: str) -> Measured:
+def _spu(protocol: str, network: str) -> Measured:
     try:
-        python = peer_python("spu_aby3")
+        python = peer_python("spu_parties")
     except InstallError as error:
         raise _Failed(str(error)) from None
-    script = str(PEERS_FOLDER / "spu_aby3.py")
-    return _json([str(python), script, network, str(BATCH), str(PEER_STEPS[network])])
+    script = str(PEERS_FOLDER / "spu_parties.py")
+    return _json([str(python), script, protocol, network, str(BATCH), str(PEER_STEPS[network])])
 
 
 def _json(command: Sequence[str]) -> Measured:
@@ -178,20 +191,34 @@ def _json(command: Sequence[str]) -> Measured:
 
 
 _PROTECTED = "semi-honest, one of three; mutual TLS 1.3; AES-256"
-_SYSTEMS: tuple[System, ...] = (
-    ("Sottovoce, three parties", partial(_ours, 3), measure.OURS, _PROTECTED),
-    ("Sottovoce, two and a dealer", partial(_ours, 2), measure.OURS, _PROTECTED),
-    (
+_SYSTEMS = (
+    System("Sottovoce, three parties", partial(_ours, 3), measure.OURS, _PROTECTED),
+    System("Sottovoce, two and a dealer", partial(_ours, 2), measure.OURS, _PROTECTED),
+    System(
         "CrypTen as shipped",
         _crypten,
         measure.PEER,
         "none against party 0, or against its generator; no TLS",
     ),
-    (
+    System(
         "SPU ABY3",
-        _spu,
+        partial(_spu, "ABY3"),
         measure.PEER,
         "semi-honest, one of three; no TLS here",
+    ),
+    System(
+        "SPU SEMI2K",
+        partial(_spu, "SEMI2K"),
+        measure.PEER,
+        "none against the first party, which makes the randomness; no TLS here",
+        _SMALL,
+    ),
+    System(
+        "SPU Cheetah",
+        partial(_spu, "CHEETAH"),
+        measure.PEER,
+        "semi-honest, one of two, no dealer; no TLS here",
+        _SMALL,
     ),
 )
 

@@ -1,34 +1,47 @@
-"""What `run all --quick` measures besides queries, points and cores, which `test_benchmarks` has.
+"""What `run all --quick` measures besides what other tests of benchmarks run in small.
 
 That it runs, answers rightly and can be shown is judged here; how fast anything is, nowhere.
 """
 
+import numpy as np
+import pytest
+
+import he_inference
 from benchmarks import measure
 from benchmarks.registry import BENCHMARKS
 from benchmarks.report.markdown import markdown
 from benchmarks.steps import Asked
+from workloads.datasets import mnist_sample
+from workloads.models import CRYPTONETS
 
 
 def in_small(name: str, *titles: str) -> list[measure.Row]:
     rows: list[measure.Row] = []
     for step in BENCHMARKS[name].steps(Asked(quick=True)):
         step.measure(rows.append, lambda *_: None)
+    assert [row for row in rows if row["kind"] == "failure"] == []
     text = markdown([measure.environment(), *rows])
     assert all(f"## {title}\n" in text for title in titles)
-    assert [row for row in rows if row["kind"] == "failure"] == []
     return rows
 
 
+def close_calls() -> int:
+    """Digits of the sample whose two best scores differ by less than four units of eight bits."""
+    scores = he_inference.load_network(CRYPTONETS).evaluate(mnist_sample().images)
+    second, best = np.sort(scores, axis=1)[:, -2:].T
+    return int((best - second < 4 * 2.0**-8 * np.abs(scores).max()).sum())
+
+
+@pytest.mark.slow
 def test_batches() -> None:
-    rows = in_small("batch", "Thousands of queries at once", "Growth of a batch's cost")
+    rows = in_small("batch", "Thousands of queries at once")
     ours = [row for row in rows if row.get("system") == "Sottovoce"]
     assert {row["response"] for row in ours} == {"private", "plain"}
     for row in ours:
-        # At eight bits of precision the two best scores of one digit in 2,000 tie, at most.
-        assert row["labels_equal"] >= row["queries"] - 2
+        assert row["labels_equal"] >= row["queries"] - close_calls()
         for stage in ("evaluation", "client", "server", "http"):
             assert row[f"{stage}_images_per_second"] > 0
-        assert row["server_peak_bytes"] < 4e9
+        assert row["server_peak_bytes"] < 4e9  # a small server does
 
 
 def test_growth() -> None:
@@ -37,25 +50,12 @@ def test_growth() -> None:
         assert min(*row["client_ms"], *row["server_ms"], *row["bytes"]) > 0
 
 
+@pytest.mark.slow
 def test_the_sites_workload() -> None:
     rows = in_small("site", "FHE-Benchmarking.org's MNIST workload")
     assert [row["images"] for row in rows] == [1, 100]
     for row in rows:
-        assert row["right"] >= row["images"] - 1  # of the sample it mistakes none
+        assert row["right"] == row["images"]  # of the sample it mistakes none
+        assert row["public_keys_bytes"] > 0
         assert row["ciphertexts_upload_bytes"] > row["ciphertexts_download_bytes"] > 0
-
-
-def test_training_and_queries_on_shares() -> None:
-    rows = in_small(
-        "training",
-        "A training step on shares",
-        "A training step on a slow network",
-        "A query to a model that stays shared",
-    )
-    for kind in ("training", "slow network"):
-        assert len([row for row in rows if row["kind"] == kind]) == 2
-    for row in rows:
-        if row["kind"] == "slow network":  # no step is over before its rounds have crossed
-            assert row["seconds_per_step"] > row["rounds_per_step"] * row["delay_ms"] / 1e3
-        elif row["kind"] == "shared inference":
-            assert 0 < row["client_bytes"] < row["bytes"]
+        assert row["seconds"] > row["server_encrypted_compute_seconds"] > 0

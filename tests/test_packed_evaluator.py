@@ -408,9 +408,9 @@ def test_noise_is_at_most_what_the_model_says(everything: Program) -> None:
 
 
 def test_no_slot_is_noisy() -> None:
-    """SEAL's digits are positive, so their mean meets the keys' noise in slots around 0; not ours.
+    """SEAL's digits are positive, so their mean meets the keys' noise in slots 0 and 1; ours not.
 
-    How far that is depends on the key: below 30 times the median error for one key in forty, so for
+    How far that is depends on the key: below 30 times our median error for one key in forty, so for
     all of four keys once in a million times.
     """
     found = []
@@ -425,6 +425,7 @@ def test_no_slot_is_noisy() -> None:
             for answer in (made.by_residues(program), made.by_seal(program))
         )
         usual = np.median(ours)
+        # The median of a Laplace variable is 0.49 of its deviation; the rest is room.
         assert ours.max() < laplace_tail(1e-9, made.slots) * usual / 0.3
         assert ours[:2].max() < 30 * usual
         found.append(seals.max() / usual)

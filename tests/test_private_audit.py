@@ -36,20 +36,23 @@ from private_models.training import Options, train
 EPSILON = {"fc": 8.0, "sgd": 8.0, "least_squares": 8.0, "newton": 8.0, "pate": 16.0}
 RUNS = {"fc": 400, "sgd": 400, "least_squares": 400, "newton": 1600, "pate": 1600}
 FOR_HALF_THE_NOISE = {"least_squares": 1000, "newton": 4000}
-"""Their accounting leaves room: Newton's first gradient has half the norm that is paid for."""
+"""Their accounting leaves room: Newton's first gradient has half the norm that is paid for, and
+of the canary in least squares the mean over classes is taken away."""
+FOR_SOUND_ONES = {"newton": 1000}
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_no_estimator_is_refuted(estimator: str) -> None:
     """And the bound is near enough to the claim for a fault to show: a tenth of it at least.
 
-    All five together are refuted by chance once in 1,000 runs of this test.
+    All five together are refuted by chance once in 2,000 runs of this test, at most.
     """
     chosen = subject(estimator, Budget(EPSILON[estimator], 1e-5))
-    found = audit_mechanism(chosen.fit, chosen.problem, 600, confidence=0.9999)
+    runs = FOR_SOUND_ONES.get(estimator, 600)
+    found = audit_mechanism(chosen.fit, chosen.problem, runs, confidence=0.9999)
     assert found.bound.claimed / 10 < found.bound.found <= found.bound.claimed
     assert "proves nothing" in found.bound.note
-    assert len(found.there) == len(found.absent) == 450
+    assert len(found.there) == len(found.absent) == runs - runs // 4
     assert set(ESTIMATORS) == {*SOLVERS, "pate"}
 
 
@@ -104,7 +107,7 @@ def test_sampled_batches_are_judged_by_counts_alone() -> None:
     """Fits on Poisson batches are not Gaussian, so nothing is concluded as if they were."""
     settings = PoissonGradient(15, 8, learning_rate=0.1, clip_norm=0.8, momentum=0.0)
     chosen = subject("sgd", Budget(8.0, 1e-5), settings)
-    found = audit_mechanism(chosen.fit, chosen.problem, 300)
+    found = audit_mechanism(chosen.fit, chosen.problem, 600)
     assert found.bound.method == "counts alone"
     assert 0 < found.bound.found <= 8.0
 
@@ -112,14 +115,22 @@ def test_sampled_batches_are_judged_by_counts_alone() -> None:
 def test_the_counting_is_sound() -> None:
     """On normal samples μ apart the bound is below μ, and not far; also where there is nothing.
 
-    At the median, 3,000 counts bound each rate to within 3.5·√(1/12000), which is 0.08 of μ; in the
-    tails, where the best threshold of 1,000 others may lie, to within four times that.
+    At the median, 3,000 counts bound each rate to within 3.5·√(1/12000), which is 0.08 of μ, and
+    miss it by as much; in the tails, where the best threshold of 1,000 others may lie, each again.
     """
     rng = np.random.default_rng(1)
     for mu in (0.0, 0.5, 2.0):
         for _ in range(20):
             pair = rng.normal(mu, 1, 4000), rng.normal(0, 1, 4000)
-            assert max(0.0, mu - 8 * 0.08) <= separation(pair, 2.5e-4, _gaussian) <= mu
+            assert max(0.0, mu - 4 * 0.08) <= separation(pair, 2.5e-4, _gaussian) <= mu
+
+
+def test_a_quarter_that_proves_nothing_still_picks_a_threshold() -> None:
+    """150 runs of 600 often prove nothing by themselves; the others then do, at the middle."""
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        pair = rng.normal(1.07, 1, 600), rng.normal(0, 1, 600)
+        assert separation(pair, 2.5e-5, _gaussian) > 0.2
 
 
 def test_rates_are_bounded_as_often_as_they_should() -> None:

@@ -1,7 +1,7 @@
 """From rows of results to tables, plots and pages; nothing here measures.
 
 table      what a table is: rows under columns, as Markdown and as HTML
-queries    training    heads    hybrid    site    survey    arithmetic
+queries    training    heads    hybrid    site    survey    arithmetic    machines
            what each shows of the rows that concern it
 markdown   all tables as text
 plots      head_plot    the pictures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from benchmarks.fits import power_law
+from benchmarks.fits import power_law, straight_line
 from benchmarks.measure import Row
 from benchmarks.report.table import Column, Table, plain
 
@@ -35,13 +35,14 @@ def power_rows(rows: Iterable[Row]) -> Iterator[Row]:
         )
         if len(points) > 1:
             delays, seconds = zip(*points, strict=True)
-            yield _line(f"ms of delay, {system}: a step", "s", delays, seconds)
+            yield _line(f"ms of delay, {system}: a step", "wall s", delays, seconds)
 
 
 def _line(what: str, unit: str, sizes: Sequence[float], costs: Sequence[float]) -> Row:
-    law = power_law(sizes, costs)
+    law, line = power_law(sizes, costs), straight_line(sizes, costs)
     return {"what": what, "unit": unit, "sizes": sizes, "costs": costs,
-            "exponent": law.exponent, "explained": law.explained}  # fmt: skip
+            "exponent": law.exponent, "explained": law.explained, "fixed": line.fixed,
+            "each": line.each, "line_explained": line.explained}  # fmt: skip
 
 
 def day_rows(rows: Iterable[Row]) -> Iterator[Row]:
@@ -88,8 +89,11 @@ GROWTH: Sequence[Column] = (
     ("sizes", _list("sizes")),
     ("cost", _list("costs")),
     ("in", plain("unit")),
-    ("exponent", lambda row: f"{row['exponent']:.2f}"),
+    ("exponent", lambda row: f"{round(row['exponent'], 2) + 0.0:.2f}"),
     ("R²", lambda row: f"{row['explained']:.3f}"),
+    ("or a line: fixed", lambda row: f"{row['fixed']:,.3g}"),
+    ("and for each", lambda row: f"{row['each']:,.3g}"),
+    ("R² of the line", lambda row: f"{row['line_explained']:.3f}"),
 )
 DAYS: Sequence[Column] = (
     ("mode", plain("mode")),
@@ -98,17 +102,24 @@ DAYS: Sequence[Column] = (
     ("GB a day", _shown("gigabytes")),
     ("Mbit/s, mean", _shown("megabits")),
     (f"GB of keys of {CLIENTS:,} clients", _shown("keys_gigabytes")),
-    (f"millions a day on {MACHINES:,} machines", _shown("millions")),
-    ("Tbit/s then", _shown("terabits")),
+    (f"million queries a day on {MACHINES:,} machines", _shown("millions")),
+    ("Tbit/s through all of them", _shown("terabits")),
 )
 GROWTH_NOTE = (
     "Exponents are of least squares on logarithms: 1 is proportional, 0 costs nothing more. Where "
-    "a cost has a fixed part, small sizes hide its slope, and R² says so."
+    "a cost has a fixed part, small sizes hide its slope, and the line beside it says more: a step "
+    "on a slow network is a fixed time and a delay for each of its rounds. With depth the modulus "
+    "grows, and from three squares on it needs a ring of twice the degree. Products of a batch are "
+    "weights times values of its network. Parties are three, or two and a dealer, by the protocol: "
+    "there is no axis of them."
 )
 DAY_NOTE = (
-    f"A core works all day on nothing else; load that comes in waves takes more. Machines have "
-    f"{CORES} cores, as the one measured; what goes through their network is beside them, and is "
-    "what limits first."
+    f"Cores: {QUERIES_A_DAY:,} queries times the server's CPU time, over the {DAY:,.0f} seconds of "
+    f"a day, kept busy all day; load that comes in waves takes more. A machine has {CORES} cores, "
+    f"as the one measured, so {MACHINES:,} of them answer {MACHINES * CORES:,} times {DAY:,.0f} s "
+    "over that CPU time, if their network carries the last column, which it does not where that "
+    "is more than a terabit: there divide. The client's own work, in the tables above, is not in "
+    "it. Batches are full ones: a message with one query costs as much."
 )
 
 

@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from benchmarks.measure import PUBLISHED, Row
-from benchmarks.report.table import Column, Table, hardware, milliseconds, number, of_kinds, plain
+from benchmarks.report.table import (
+    Column,
+    Table,
+    hardware,
+    milliseconds,
+    number,
+    of_kinds,
+    plain,
+    source,
+)
 
 
 def _stage(name: str) -> Callable[[Row], str]:
@@ -96,7 +105,7 @@ _AHEAD: Sequence[Column] = (
 )
 _WHOLE: Sequence[Column] = (
     ("system", plain("system")),
-    ("figure", plain("source")),
+    ("figure", source),
     ("accuracy %", _whole_accuracy),
     ("seconds a query", _whole_seconds),
     ("scenario", _where),

@@ -6,14 +6,8 @@ from collections.abc import Iterable
 
 from benchmarks.measure import Row
 from benchmarks.published import beside
-from benchmarks.report import arithmetic, heads, hybrid, queries, site, survey, training
-from benchmarks.report.table import NOTHING, Column, Table, number, plain
-
-_TOOK: tuple[Column, ...] = (
-    ("benchmark", plain("benchmark")),
-    ("steps", number("steps", 0)),
-    ("minutes", number("minutes", 1)),
-)
+from benchmarks.report import arithmetic, heads, hybrid, machines, queries, site, survey, training
+from benchmarks.report.table import NOTHING, Table
 
 
 def markdown(rows: Iterable[Row]) -> str:
@@ -34,28 +28,10 @@ def measured(rows: Iterable[Row]) -> list[Table]:
 
 
 def all_tables(rows: Iterable[Row]) -> list[Table]:
-    """The survey, what each benchmark has measured, growth, loads, and how long it took."""
+    """The survey, where each benchmark was measured and what it has measured, growth, loads."""
     found = list(rows)
-    shown = [*survey.tables(found), *measured(found), *arithmetic.tables(found)]
-    return [*shown, *durations(found)]
-
-
-def durations(rows: Iterable[Row]) -> list[Table]:
-    """Minutes of every benchmark, by its finished steps; rows of a file follow its environment."""
-    took: dict[str, Row] = {}
-    name = ""
-    for row in rows:
-        if row.get("kind") == "environment":
-            name = str(row.get("benchmark"))
-        elif row.get("kind") == "step":
-            line = took.setdefault(name, {"benchmark": name, "steps": 0, "minutes": 0.0})
-            line["steps"] += 1
-            line["minutes"] += row["wall_seconds"] / 60
-    if not took:
-        return []
-    total = sum(line["minutes"] for line in took.values())
-    note = f"**{total:.1f} minutes** in all, on the machine named above."
-    return [Table("How long it took to measure", _TOOK, list(took.values()), note)]
+    before = [*survey.tables(found), *machines.tables(found)]
+    return [*before, *measured(found), *arithmetic.tables(found)]
 
 
 def environment(row: Row) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 
 from benchmarks.measure import Row
-from benchmarks.report.markdown import all_tables, environment, failure
+from benchmarks.report.markdown import all_tables, failure
 from benchmarks.report.plots import plots
 from benchmarks.report.table import anchor, inline
 
@@ -21,7 +21,6 @@ def page(rows: Iterable[Row]) -> str:
     shown, drawn = all_tables(found), plots(found)
     links = [(title, anchor(title)) for title, _, _ in drawn]
     links += [(table.title, anchor(table.title)) for table in shown]
-    said = dict.fromkeys(environment(row) for row in found if row.get("kind") == "environment")
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         links="".join(f'<li><a href="#{name}">{escape(title)}</a></li>' for title, name in links),
         plots="".join(_figure(*plot) for plot in drawn),
@@ -29,7 +28,6 @@ def page(rows: Iterable[Row]) -> str:
         failures="".join(
             f"<p>{inline(failure(row))}</p>" for row in found if row.get("kind") == "failure"
         ),
-        environments="".join(f"<p>{escape(line)}</p>" for line in said),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measure import Row
 from benchmarks.report.head_plot import PLOT, accuracy_plot
-from benchmarks.report.markdown import all_tables, environment, failure
+from benchmarks.report.markdown import all_tables, failure
 from benchmarks.report.page import page
 from benchmarks.report.readme import blocks, filled, measured
 
@@ -15,9 +15,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 README, FIGURES, REPORT = "README.md", "docs/figures.md", "docs/report.html"
 _HEAD = (
     "# Figures\n\n"
-    "Written by `python -m benchmarks readme` from `benchmarks/results/`; what is measured and how "
-    "is in [`benchmarks/`](../benchmarks/), and `make bench` measures it. The same as a page with "
-    "plots and tables that sort: [`report.html`](report.html).\n"
+    "Written by `python -m benchmarks readme` from `benchmarks/results/`. `make bench` measures "
+    "what takes an hour, `python -m benchmarks list` says what there is, and the head of each "
+    "`benchmarks/bench_*.py` how it is measured. The same as a page with plots and tables that "
+    "sort: [`report.html`](report.html).\n"
 )
 
 
@@ -42,13 +43,7 @@ def write(folder: Path) -> None:
 
 
 def figures(rows: Sequence[Row]) -> str:
-    """All tables, then on what each run was made, and what could not be measured."""
+    """All tables, and what could not be measured."""
     parts = [_HEAD, *(table.markdown() for table in all_tables(rows))]
-    parts += ["## Machines and versions"]
-    parts += [
-        f"- `{row.get('benchmark')}`: {environment(row)}"
-        for row in rows
-        if row.get("kind") == "environment"
-    ]
     parts += [failure(row) for row in rows if row.get("kind") == "failure"]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"

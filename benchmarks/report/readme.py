@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.measure import OURS, Row, read_rows
 from benchmarks.registry import BENCHMARKS
+from benchmarks.report import survey
 from benchmarks.report.table import (
     NOTHING,
     Column,
@@ -27,6 +28,7 @@ RESULTS = tuple(f"{name}.jsonl" for name in BENCHMARKS)
 NOT_YET = "Not measured on this version: `python -m benchmarks run heads --peers` does it.\n"
 _NO_PRIVACY, _OURS_HEAD = "no privacy", "Sottovoce fc, public whitening"
 _OPACUS = "Opacus DP-SGD, ghost"
+_OPACUS_WHITENED = "Opacus DP-SGD, ghost, our public whitening"
 _DELAY = 20.0
 
 
@@ -54,6 +56,7 @@ _HEADS: Sequence[Column] = (
     ("accuracy % at ε = 1", plain("task")),
     ("no privacy", _percent("none")),
     ("ours, public whitening", _percent("ours")),
+    ("Opacus DP-SGD, same whitening", _percent("whitened")),
     ("Opacus DP-SGD", _percent("opacus")),
 )
 
@@ -86,6 +89,7 @@ def blocks(rows: Iterable[Row]) -> dict[str, str]:
     found = list(rows)
     return {
         "summary": _summary(found),
+        "survey": survey.counted(found) + "\n",
         "query": _small(_QUERY, sorted(_of(found, "tutorial"), key=lambda row: row["cpu_ms"])),
         "batch": _batch(found),
         "points": _small(_POINTS, [r for r in _of(found, "point") if r["optimise"] == "latency"]),
@@ -113,7 +117,8 @@ def _heads(rows: Iterable[Row]) -> str:
         here = {row["system"]: row for row in found
                 if row["task"] == task and row.get("epsilon", 1.0) == 1.0}  # fmt: skip
         lines.append({"task": task, "none": here.get(_NO_PRIVACY), "ours": here.get(_OURS_HEAD),
-                      "opacus": here.get(_OPACUS)})  # fmt: skip
+                      "opacus": here.get(_OPACUS),
+                      "whitened": here.get(_OPACUS_WHITENED)})  # fmt: skip
     return _small(_HEADS, lines)
 
 
@@ -146,12 +151,16 @@ def _training(rows: Iterable[Row]) -> str:
         ours, *others = (row for row in steps if row["network"] == network)
         compared = [
             f"{row['system']} takes {_times(row, ours, 'cpu_seconds_per_step')} the CPU time and "
-            f"{_times(row, ours, 'bytes_per_step')} the bytes of our three parties"
+            f"{_times(row, ours, 'bytes_per_step')} the bytes"
             for row in others
             if row["source"] != OURS
         ]
         if compared:
-            lines.append(f"- `{network}`: " + "; ".join(compared) + ".")
+            lines.append(
+                f"- A step of `{network}` takes our three parties "
+                f"{1e3 * ours['cpu_seconds_per_step']:.0f} ms of CPU in all and "
+                f"{ours['bytes_per_step'] / 1e6:.1f} MB; {'; '.join(compared)}."
+            )
     slow = [row for row in found if row["kind"] == "slow network"]
     delayed = next((row for row in slow if row["delay_ms"] == _DELAY), None)
     runs = [row for row in found if row["kind"] == "trained"]
@@ -185,8 +194,10 @@ def _batch(rows: Iterable[Row]) -> str:
     per_core = beside["evaluation_images_per_second"] / beside["cores"]
     ratio = per_core / seal["evaluation_images_per_second"]
     lines = [
-        f"- {row['network'].capitalize()}: **{row['server_images_per_second']:,.0f} images a "
-        f"second** on {row['cores']} cores, bytes to bytes, {row['accuracy_percent']:.2f} % right; "
+        f"- {_begin(str(row['network']))}: **{row['server_images_per_second']:,.0f} images a "
+        f"second** by the server on {row['cores']} cores, bytes to bytes; "
+        f"{row['http_images_per_second']:,.0f} over HTTP with the client on the same cores; "
+        f"{row['accuracy_percent']:.2f} % right; "
         f"{row['labels_equal']:,} of {row['queries']:,} labels as in the clear; "
         f"{row['upload_bytes_per_image'] / 1e3:.1f} kB an image up, "
         f"{row['download_bytes_per_image'] / 1e3:.2f} kB down."
@@ -194,9 +205,15 @@ def _batch(rows: Iterable[Row]) -> str:
         if row["response"] == "private"
     ]
     return "\n".join(lines) + (
-        f"\n- Per core the evaluator is **{ratio:.0f} times** as fast as the same layers as scalar "
-        f"operations of SEAL's, timed in the same run ({seal['network']}, plain answers).\n"
+        f"\n- Per core the evaluator is **{ratio:.0f} times** as fast as the same layers would be "
+        f"as scalar operations of SEAL's: each timed in the same run, and counted as often as the "
+        f"layers need it ({seal['network']}, plain answers).\n"
     )
+
+
+def _begin(text: str) -> str:
+    """With a capital, and other letters as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def _summary(rows: Iterable[Row]) -> str:
@@ -220,12 +237,28 @@ def _summary(rows: Iterable[Row]) -> str:
         f"- On TenSEAL's tutorial network, in one run on one core, CPU time is {ratios}; "
         f"{_labels(by_kind['tutorial'])}, and [the tables](docs/figures.md) have the errors of "
         "scores. We encrypt with the secret key, the others with a public one.\n"
+        "- These answers are plain: a client that looks closely learns weights. "
+        f"{_hidden(by_kind)}\n"
+    )
+
+
+def _hidden(by_kind: Mapping[str, Sequence[Row]]) -> str:
+    """What it takes to hide them."""
+    trained = [
+        r for r in by_kind["point"] if r["response"] == "private" and "accuracy_percent" in r
+    ]
+    best = max(trained, key=lambda row: (row["accuracy_percent"], -row["cpu_ms"]))
+    return (
+        f"Where it must not, a network of {best['accuracy_percent']:.2f} % answers in "
+        f"{best['cpu_ms']:.0f} ms of CPU, and all networks do in batches."
     )
 
 
 def _labels(rows: Iterable[Row]) -> str:
     equal = all(row["labels_equal"] == row["queries"] for row in rows)
-    return "every system gets every label" if equal else "labels differ"
+    counts = {row["queries"] for row in rows}
+    each = f" of {counts.pop()}" if len(counts) == 1 else ""
+    return f"every system gets every label{each}" if equal else "labels differ"
 
 
 def filled(text: str, contents: Mapping[str, str]) -> str:

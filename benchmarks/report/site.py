@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from benchmarks.measure import Row
-from benchmarks.report.table import Column, Table, number, plain
+from benchmarks.report.table import Column, Table, number, plain, source
+
+
+def _around(row: Row) -> str:
+    """The two stages that neither encrypt nor decrypt: pixels in, labels out."""
+    stages = ("client_preprocess_input_seconds", "client_postprocess_seconds")
+    return f"{sum(row[stage] for stage in stages):.2f}"
+
 
 _COLUMNS: Sequence[Column] = (
     ("system", plain("system")),
-    ("figure", plain("source")),
+    ("figure", source),
     ("images", number("images", 0)),
     ("right", number("right", 0)),
-    ("s, without keys", number("seconds", 2)),
+    ("s, all but keys", number("seconds", 2)),
     ("s an image", number("seconds_each", 4)),
     ("keys s", number("client_key_generation_seconds", 2)),
+    ("prepare and conclude s", _around),
     ("encode and encrypt s", number("client_encode_encrypt_input_seconds", 2)),
     ("compute s", number("server_encrypted_compute_seconds", 2)),
     ("compute CPU s", number("server_encrypted_compute_cpu_seconds", 2)),

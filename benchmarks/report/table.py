@@ -114,6 +114,11 @@ def plain(name: str) -> Callable[[Row], str]:
     return lambda row: NOTHING if row[name] is None else str(row[name])
 
 
+def source(row: Row) -> str:
+    """Measured by whom; or published, and in which paper."""
+    return f"{row['source']}: {row['paper']}" if "paper" in row else str(row["source"])
+
+
 def number(name: str, digits: int, unit: float = 1.0) -> Callable[[Row], str]:
     """A number in a unit, with so many digits after the point."""
     return lambda row: f"{float(row[name]) / unit:,.{digits}f}"

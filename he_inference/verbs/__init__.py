@@ -1,1 +1,1 @@
-"""The command line's verbs, a file for each flow. `--help` is quick: a verb loads what it runs."""
+"""The command line's verbs, a file for each flow."""

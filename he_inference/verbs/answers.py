@@ -9,6 +9,7 @@ from he_inference import terminal
 
 
 def report_scores(scores: Any, names: Sequence[str], more: dict[str, Any], as_json: bool) -> None:
+    """Print a line a query: its name, its label, and the first ten of its scores (queries, K)."""
     labels = [int(label) for label in np.argmax(scores, axis=1)]
     width = max(map(len, ("query", *names)))
     rows = [
@@ -20,4 +21,5 @@ def report_scores(scores: Any, names: Sequence[str], more: dict[str, Any], as_js
 
 
 def size_text(count: int) -> str:
+    """Bytes, in MB or kB."""
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

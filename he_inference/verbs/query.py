@@ -67,7 +67,9 @@ def query(
             asked = _ask(server, client, stream.batches(size), len(stream), as_json)
     names = list(islice(stream.names(), asked.answered + 1))
     if asked.answered:
-        facts = asked.facts() | {"skipped": list(stream.skipped), "names": names[: asked.answered]}
+        facts = (
+            {"skipped": list(stream.skipped)} | asked.facts() | {"names": names[: asked.answered]}
+        )
         report_scores(np.concatenate(asked.scores), names[: asked.answered], facts, as_json)
     if asked.failure is not None:
         if asked.answered:

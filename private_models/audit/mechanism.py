@@ -29,7 +29,8 @@ _LARGEST_MU = 100.0
 _LEARNING_SHARE = 4
 """One run in so many finds the statistic and the threshold; the others count."""
 Proof = Callable[[float, float], float]
-"""From a rate of hits, at least, and of false alarms, at most, to what that proves."""
+"""From a rate of hits, at least, and of false alarms, at most, to what that proves; negative or
+−∞ where it is nothing."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,14 @@ def _found(
     risk = (1 - confidence) / (2 * len(both))
 
     def proof(low: float, high: float) -> float:
-        return math.log((low - statement.delta) / high) if low > statement.delta else 0.0
+        return math.log((low - statement.delta) / high) if low > statement.delta else -math.inf
 
     return max(separation(pair, risk, proof) for pair in both), "counts alone"
 
 
 def _gaussian(low: float, high: float) -> float:
     """μ ≥ Φ⁻¹(TPR) − Φ⁻¹(FPR) (Dong, Roth & Su 2022, definition 2.6)."""
-    return float(norm.ppf(low) - norm.ppf(high)) if low > 0 and high < 1 else 0.0
+    return float(norm.ppf(low) - norm.ppf(high))
 
 
 def _statistics(there: Array, absent: Array) -> list[tuple[Array, Array]]:
@@ -160,23 +161,19 @@ def _statistics(there: Array, absent: Array) -> list[tuple[Array, Array]]:
 def separation(statistic: tuple[Array, Array], risk: float, proof: Proof) -> float:
     """What the two samples prove; either rate is wrong with probability `risk` at most.
 
-    The threshold is the one that the first quarter by itself would prove most with: as if as many
-    came out like it, a tail where luck left an alarm too few would be chosen. On the others, rates
-    are bounded in the same way, by Clopper and Pearson.
+    The threshold is the one with which the first quarter proves most by itself, or comes closest to
+    proving anything. Judged as if there were more runs, a tail where luck left one alarm too few
+    would win. On the others, rates are bounded in the same way, by Clopper and Pearson.
     """
     there, absent = statistic
     first = len(there) // _LEARNING_SHARE
     pooled = np.concatenate([there[:first], absent[:first]])
-    thresholds = np.quantile(pooled, np.linspace(0.02, 0.98, 49))
 
     def proved(rows: slice, threshold: float) -> float:
-        above = [side[rows] > threshold for side in statistic]
-        hits, alarms = (int(np.count_nonzero(side)) for side in above)
-        low, high = (
-            rate_at_least(hits, len(above[0]), risk),
-            rate_at_most(alarms, len(above[1]), risk),
-        )
-        return max(0.0, proof(low, high))
+        hits, alarms = (side[rows] > threshold for side in statistic)
+        low = rate_at_least(int(hits.sum()), len(hits), risk)
+        return proof(low, rate_at_most(int(alarms.sum()), len(alarms), risk))
 
-    best = max(thresholds, key=lambda threshold: proved(slice(0, first), float(threshold)))
-    return proved(slice(first, None), float(best))
+    thresholds = np.quantile(pooled, np.linspace(0.02, 0.98, 49)).tolist()
+    best = max(thresholds, key=lambda threshold: proved(slice(0, first), threshold))
+    return max(0.0, proved(slice(first, None), best))

@@ -1,10 +1,13 @@
-"""SPU 0.9.5, protocol ABY3 over 64 bits: three parties as threads of one process, linked in memory.
+"""SPU 0.9.5 over 64 bits: the parties are threads of one process, linked in memory.
 
-    python spu_aby3.py NETWORK BATCH STEPS      → one line of JSON
+    python spu_parties.py PROTOCOL NETWORK BATCH STEPS      → one line of JSON
+
+ABY3 has three parties, SEMI2K two of which the first makes the other's correlated randomness, and
+Cheetah two that make it together.
 
 The same networks, data type and optimiser as ours, written in JAX as SPU wants it. CPU time is that
-of the whole process, all parties. SPU logs the link counters of one party a step, of which three
-times the mean is taken. Its links are in memory: unlike ours they cost no TLS and no system calls.
+of the whole process, all parties. SPU logs the link counters of one party a step, whose mean is
+taken for each of them. Its links are in memory: unlike ours they cost no TLS and no system calls.
 """
 
 import json
@@ -16,24 +19,25 @@ import time
 
 RATE, MOMENTUM = 0.1, 0.9
 CLASSES = 10
-PARTIES = 3
+PARTIES = {"ABY3": 3, "SEMI2K": 2, "CHEETAH": 2}
 
 
 def main() -> None:
-    network, batch, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    protocol, network = sys.argv[1:3]
+    batch, steps = map(int, sys.argv[3:5])
     log = tempfile.TemporaryFile()  # noqa: SIM115 - it is this process's output from here on
     out = os.dup(1)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    result = measure(network, batch, steps)
+    result = measure(protocol, network, batch, steps)
     log.seek(0)
     text = log.read().decode(errors="replace")
     sent = [int(n) for n in re.findall(r"total send bytes (\d+)", text)]
-    result["bytes_per_step"] = PARTIES * sum(sent) / len(sent) if sent else None
+    result["bytes_per_step"] = PARTIES[protocol] * sum(sent) / len(sent) if sent else None
     os.write(out, (json.dumps(result) + "\n").encode())
 
 
-def measure(network, batch, steps):
+def measure(protocol, network, batch, steps):
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -88,9 +92,10 @@ def measure(network, batch, steps):
         layers = jax.tree_util.tree_map(lambda w, v: w - RATE * v, layers, velocity)
         return layers, velocity
 
-    config = spu.RuntimeConfig(protocol=spu.ProtocolKind.ABY3, field=spu.FieldType.FM64)
+    kind = getattr(spu.ProtocolKind, protocol)
+    config = spu.RuntimeConfig(protocol=kind, field=spu.FieldType.FM64)
     config.enable_pphlo_profile = True
-    simulator = simulation.Simulator(3, config)
+    simulator = simulation.Simulator(PARTIES[protocol], config)
     secure = simulation.sim_jax(simulator, step)
     velocity = jax.tree_util.tree_map(np.zeros_like, weights)
     secure(weights, velocity, images, labels)  # compiled here
