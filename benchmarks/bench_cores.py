@@ -1,7 +1,7 @@
 """One query on one core and on two, in turn: how much sooner a server answers, and at what cost.
 
 Elapsed time is what is asked here, so the machine must be idle: a core that somebody else has
-brings nothing.
+brings nothing. Nor does one whose cache is another: between the rounds `core_distance` tells.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import he_inference
 from benchmarks import measure, tutorial
 from benchmarks.bench_query import MNIST_NETWORK, OUR_NAME, PACKAGES
+from benchmarks.core_distance import nanoseconds
 from benchmarks.measure import OURS, Row, Span
 from benchmarks.steps import Asked, Benchmark, Emit, Progress, Step
 from he_inference.processors import processors
@@ -66,16 +67,20 @@ def _row(
         server.register(client.evaluation_keys())
     query = client.encrypt(np.zeros((1, *program.signature.input_shape)))
     spans: list[list[Span]] = [[] for _ in servers]
+    distances: list[float] = []
+    nanoseconds(1)  # compiles
     for number in range(-1, rounds):  # the first round warms up
         progress(max(number, 0))
         for server, found in zip(servers, spans, strict=True):
             span, _ = measure.timed(lambda server=server: server.evaluate(query))  # type: ignore[misc]
             found += [span] * (number >= 0)
+        distances += [nanoseconds()] * (number >= 0)
     walls = [[span.wall_ms for span in found] for found in spans]
     row: Row = {"kind": "cores", "system": OUR_NAME, "source": OURS, "network": name}
     for threads, found, wall in zip(THREADS, spans, walls, strict=True):
         row |= measure.Summary.of(wall).as_row(f"wall_ms_{threads}")
         row[f"cpu_ms_{threads}"] = measure.Summary.of(span.cpu_ms for span in found).median
+    row["cache_line_ns"] = measure.Summary.of(distances).median
     return row | measure.ratio(*walls).as_row("speed_up")
 
 

@@ -45,7 +45,7 @@ SUMS = 128
 """float64s of workspace that sums over digits take."""
 
 
-def _fetch_and_add(typing: Any, address: Any) -> Any:
+def _generate_add(typing: Any, address: Any) -> Any:
     """The int64 at an address, to which one is added; nobody comes in between."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -55,7 +55,7 @@ def _fetch_and_add(typing: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-def _look(typing: Any, address: Any) -> Any:
+def _generate_look(typing: Any, address: Any) -> Any:
     """The int64 at an address, as other threads left it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -65,8 +65,8 @@ def _look(typing: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-_fetch: Callable[[int], int] = inline(_fetch_and_add)
-_seen: Callable[[int], int] = inline(_look)
+fetch_and_add: Callable[[int], int] = inline(_generate_add)
+look: Callable[[int], int] = inline(_generate_look)
 _GIVE_WAY = "SwitchToThread" if os.name == "nt" else "sched_yield"
 _give_way: Any = types.ExternalFunction(_GIVE_WAY, types.int32())
 _LOOKS = 2000
@@ -78,7 +78,7 @@ def _wait(lists, at, done):  # type: ignore[no-untyped-def]
     """Until all of a list are done; done: the address of their flags."""
     looks = 0
     while lists[at] >= 0:
-        while _seen(done + 8 * lists[at]) == 0:
+        while look(done + 8 * lists[at]) == 0:
             looks += 1
             if looks > _LOOKS:
                 _give_way()
@@ -261,7 +261,7 @@ def run(  # type: ignore[no-untyped-def]
     """
     taken, done = counters[:1].ctypes.data, counters[1:].ctypes.data
     while True:
-        number = _fetch(taken)
+        number = fetch_and_add(taken)
         if number >= len(tasks):
             return
         task = tasks[number]
@@ -303,4 +303,4 @@ def run(  # type: ignore[no-untyped-def]
             _add_weights(rows[task[TARGET]], rows[task[SOURCE]], weights[task[KEY]], p)
         elif operation == LOAD:
             _load(rows[task[TARGET]], words[task[KEY]])
-        _fetch(done + 8 * number)
+        fetch_and_add(done + 8 * number)
