@@ -45,7 +45,7 @@ DELAYED = SERVED = (3, 2)
 QUERIES = {1: 20, 128: 5}
 """Queries by their rows."""
 _PIXELS = 784
-_SMALL = NETWORKS[:1]
+_TWO_PARTY_NETWORKS = NETWORKS[:1]
 """What SPU's protocols for two train: LeNet takes them many minutes a step."""
 Measured = Mapping[str, Any]
 
@@ -211,14 +211,14 @@ _SYSTEMS = (
         partial(_spu, "SEMI2K"),
         measure.PEER,
         "none against the first party, which makes the randomness; no TLS here",
-        _SMALL,
+        _TWO_PARTY_NETWORKS,
     ),
     System(
         "SPU Cheetah",
         partial(_spu, "CHEETAH"),
         measure.PEER,
         "semi-honest, one of two, no dealer; no TLS here",
-        _SMALL,
+        _TWO_PARTY_NETWORKS,
     ),
 )
 

@@ -1,8 +1,7 @@
 """How far two cores are apart: the time that a cache line takes from one to the other.
 
-Cores of one cache pass a line on in some 50 ns; cores of different caches, as on another chiplet or
-socket, take three times as long, and a row of residues ten times. A virtual machine's cores may
-move between the two while it runs.
+Cores of different caches, as on another chiplet or socket, take several times as long as those of
+one. A virtual machine's cores may move between the two while it runs.
 """
 
 import threading
@@ -10,7 +9,7 @@ import time
 
 import numpy as np
 
-from he_inference.backend.residues.row_tasks import fetch_and_add, look
+from he_inference.backend.residues.atomics import fetch_and_add, look
 from he_inference.machine_code import njit
 
 TURNS = 10_000

@@ -77,6 +77,7 @@ ORDER = (
     "backend.residues.transforms",
     "backend.residues.kernels",
     "backend.residues.switching",
+    "backend.residues.atomics",
     "backend.residues.row_tasks",
     "backend.residues.weights",
     "backend.residues.key_rows",

@@ -37,8 +37,9 @@ def test_batches() -> None:
     rows = in_small("batch", "Thousands of queries at once")
     ours = [row for row in rows if row.get("system") == "Sottovoce"]
     assert {row["response"] for row in ours} == {"private", "plain"}
+    allowed = close_calls()
     for row in ours:
-        assert row["labels_equal"] >= row["queries"] - close_calls()
+        assert row["labels_equal"] >= row["queries"] - allowed
         for stage in ("evaluation", "client", "server", "http"):
             assert row[f"{stage}_images_per_second"] > 0
         assert row["server_peak_bytes"] < 4e9  # a small server does

@@ -16,7 +16,8 @@ def _vectors(row: Row) -> str:
     return "AVX-512" if wide else "AVX2" if "avx2" in row["simd"] else ", ".join(row["simd"])
 
 
-def _versions(row: Row) -> str:
+def versions(row: Row) -> str:
+    """Of Python and of the packages that a run names."""
     packages = ", ".join(f"{name} {version}" for name, version in row["packages"].items())
     return f"Python {row['python']}, {packages}"
 
@@ -29,12 +30,12 @@ COLUMNS: Sequence[Column] = (
     ("load at its start", number("load", 1)),
     ("commit", plain("commit")),
     ("minutes", number("minutes", 1)),
-    ("versions", _versions),
+    ("versions", versions),
 )
 NOTE = (
-    "Two rows are of one run where benchmark and machine are the same; compare others by their "
-    "ratios. A load well above what the run itself brings was others' on a shared machine: wall "
-    "times then are longer than CPU times. A + behind a commit: files were edited."
+    "Rows of one commit and machine are of one run; compare others by their ratios. A load well "
+    "above what the run itself brings was others' on a shared machine: wall times then are longer "
+    "than CPU times. A + behind a commit: files were edited."
 )
 
 

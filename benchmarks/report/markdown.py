@@ -35,11 +35,10 @@ def all_tables(rows: Iterable[Row]) -> list[Table]:
 
 
 def environment(row: Row) -> str:
-    packages = ", ".join(f"{name} {version}" for name, version in row["packages"].items())
     vector = ", ".join(row["simd"]) or NOTHING
     return (
-        f"Measured on {row['processor']}, {row['cores']} cores, {row['system']}; Python "
-        f"{row['python']}, {packages}; commit {row['commit'] or NOTHING}. "
+        f"Measured on {row['processor']}, {row['cores']} cores, {row['system']}; "
+        f"{machines.versions(row)}; commit {row['commit'] or NOTHING}. "
         f"Vector extensions: {vector}."
     )
 

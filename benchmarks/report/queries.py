@@ -144,9 +144,10 @@ PUBLISHED_NOTE = (
     "Published figures are of other hardware and years: a ratio to them compares both at once."
 )
 _NOTES = {
-    "cores": "Two threads that share a query pass rows to each other. On cores of one cache, which "
-    "a line crosses in some 50 ns, that costs little; on cores of two, at 170 ns on this "
-    "machine's kind, it takes all that the second core brings, and one thread a query is as fast.",
+    "cores": "Two threads that share a query pass rows to each other. Where the last column is "
+    "some tens, the cores share a cache and that costs little; where it is in the hundreds they do "
+    "not, passing takes all that the second core brings, and one thread a query is as fast. Cores of a "
+    "virtual machine may change from one to the other while it runs.",
     "point": "Planned for: what the compiler was asked to keep small. Estimated: what it reckoned "
     "with. Heads have random weights, whose best scores lie close: a label in some hundred is "
     "another under encryption.",

@@ -89,7 +89,7 @@ def blocks(rows: Iterable[Row]) -> dict[str, str]:
     found = list(rows)
     return {
         "summary": _summary(found),
-        "survey": survey.counted(found) + "\n",
+        "survey": survey.counted(survey.survey(found)) + "\n",
         "query": _small(_QUERY, sorted(_of(found, "tutorial"), key=lambda row: row["cpu_ms"])),
         "batch": _batch(found),
         "points": _small(_POINTS, [r for r in _of(found, "point") if r["optimise"] == "latency"]),

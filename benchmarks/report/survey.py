@@ -62,7 +62,7 @@ def modes(rows: Iterable[Row]) -> dict[str, Ours]:
     found = list(rows)
     modes: dict[str, Ours] = {}
     for row in found:
-        if row.get("kind") == "mnist":
+        if _kind(row, "mnist"):
             modes[QUERY] = _query(row, MODES[QUERY])
         elif _kind(row, "batch") and row.get("source") == OURS and row["network"] == SHIPPED:
             mode = BATCH if row["response"] == "plain" else PRIVATE_BATCH
@@ -150,9 +150,8 @@ def times(ratio: float) -> str:
     return f"{float(f'{shown:.2g}'):,.15g} times {word}"
 
 
-def counted(rows: Iterable[Row]) -> str:
-    """A sentence on how many of the fifteen are served, and where we are behind."""
-    lines = survey(rows)
+def counted(lines: Sequence[Row]) -> str:
+    """A sentence on how many of the lines of `survey` are served, and where we are behind."""
     found = Counter(line["served"] for line in lines)
     behind = ", ".join(str(line["system"]) for line in lines if line["served"] == "behind")
     return (
@@ -202,4 +201,5 @@ def tables(rows: Iterable[Row]) -> list[Table]:
     found = list(rows)
     if not modes(found):
         return []
-    return [Table(TITLE, COLUMNS, survey(found), f"{counted(found)}\n\n{NOTE}")]
+    lines = survey(found)
+    return [Table(TITLE, COLUMNS, lines, f"{counted(lines)}\n\n{NOTE}")]

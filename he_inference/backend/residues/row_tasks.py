@@ -10,13 +10,12 @@ their numbers there.
 """
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 
+from he_inference.backend.residues.atomics import fetch_and_add, look
 from he_inference.backend.residues.kernels import product, reduced
 from he_inference.backend.residues.switching import (
     digit,
@@ -26,7 +25,6 @@ from he_inference.backend.residues.switching import (
     switched,
     values,
 )
-from he_inference.backend.residues.transforms import inline
 from he_inference.machine_code import njit
 
 (
@@ -43,30 +41,6 @@ how many there are. AFTER: where the tasks before it begin, which end with −1.
 FIELDS = 16
 SUMS = 128
 """float64s of workspace that sums over digits take."""
-
-
-def _generate_add(typing: Any, address: Any) -> Any:
-    """The int64 at an address, to which one is added; nobody comes in between."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.IntType(64)(1), "seq_cst")
-
-    return types.int64(types.int64), generate
-
-
-def _generate_look(typing: Any, address: Any) -> Any:
-    """The int64 at an address, as other threads left it."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.load_atomic(pointer, "seq_cst", 8)
-
-    return types.int64(types.int64), generate
-
-
-fetch_and_add: Callable[[int], int] = inline(_generate_add)
-look: Callable[[int], int] = inline(_generate_look)
 _GIVE_WAY = "SwitchToThread" if os.name == "nt" else "sched_yield"
 _give_way: Any = types.ExternalFunction(_GIVE_WAY, types.int32())
 _LOOKS = 2000
