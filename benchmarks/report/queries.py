@@ -146,8 +146,8 @@ PUBLISHED_NOTE = (
 _NOTES = {
     "cores": "Two threads that share a query pass rows to each other. Where the last column is "
     "some tens, the cores share a cache and that costs little; where it is in the hundreds they do "
-    "not, passing takes all that the second core brings, and one thread a query is as fast. Cores of a "
-    "virtual machine may change from one to the other while it runs.",
+    "not, passing takes all that the second core brings, and one thread a query is as fast. Cores "
+    "of a virtual machine may change from one to the other while it runs.",
     "point": "Planned for: what the compiler was asked to keep small. Estimated: what it reckoned "
     "with. Heads have random weights, whose best scores lie close: a label in some hundred is "
     "another under encryption.",
