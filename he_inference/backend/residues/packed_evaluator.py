@@ -16,6 +16,7 @@ from he_inference.backend.residues.key_rows import KeyRows, weight_rows
 from he_inference.backend.residues.memory import aligned
 from he_inference.backend.residues.packed_schedule import schedule
 from he_inference.backend.residues.switching import MAX_DIGITS, Floats, Places
+from he_inference.backend.residues.task_table import Integers
 from he_inference.backend.residues.transforms import Transform
 from he_inference.backend.residues.weights import centred, encode
 from he_inference.checker import MAX_REGISTER_BYTES
@@ -43,7 +44,7 @@ class PackedEvaluator:
         self._primes = np.array(parameters.primes, np.float64)
         _check_exact(parameters.primes)
         self._transform = Transform(parameters.ring_degree, parameters.primes)
-        made = schedule(program, as_seal=as_seal)
+        made = schedule(program, threads=threads, as_seal=as_seal)
         self._table = made.table
         self._factors = _factors(parameters.primes)
         self._places = _places(made.steps, parameters.ring_degree)
@@ -51,6 +52,7 @@ class PackedEvaluator:
         _check_memory(self._table.rows + threads * (3 + made.digits), parameters.ring_degree)
         self._rows = aligned(self._table.rows, parameters.ring_degree)
         self._scratch = [aligned(3 + made.digits, parameters.ring_degree) for _ in range(threads)]
+        self._orders = [self._table.order(thread) for thread in range(threads)]
         self._lock, self._pool = Lock(), ThreadPoolExecutor(threads)
 
     def prepare(self) -> None:
@@ -93,22 +95,22 @@ class PackedEvaluator:
 
     def _run(self, keys: Floats, words: Residues, tasks: int | None = None) -> None:
         table = self._table
-        counters = np.zeros(1 + len(table.tasks), np.int64)
-        todo = table.tasks if tasks is None else table.tasks[:tasks]
-
+        marks = aligned(len(table.tasks), row_tasks.MARKS).view(np.int64)
+        marks[:] = 0
         rows, scratches = self._rows, self._scratch
 
-        def work(scratch: Floats) -> None:
+        def work(scratch: Floats, order: Integers) -> None:
             row_tasks.run(
-                todo, table.lists, counters, words, rows, scratch, keys, self._weights,
-                self._places, self._transform.tables, self._transform.inverse_tables,
-                self._primes, self._factors,
+                table.tasks, table.lists, order[:tasks], marks, words, rows, scratch, keys,
+                self._weights, self._places, self._transform.tables,
+                self._transform.inverse_tables, self._primes, self._factors,
             )  # fmt: skip
 
         try:
-            others = [self._pool.submit(work, scratch) for scratch in scratches[1:]]
-            work(scratches[0])
-            for other in others:
+            (mine, *others) = zip(scratches, self._orders, strict=True)
+            running = [self._pool.submit(work, *other) for other in others]
+            work(*mine)
+            for other in running:
                 other.result()
         except BaseException:  # other threads may still write there
             self._rows = aligned(*rows.shape)

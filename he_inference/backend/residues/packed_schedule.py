@@ -37,9 +37,9 @@ class PackedSchedule:
     steps: tuple[int, ...]
 
 
-def schedule(program: Program, *, as_seal: bool = False) -> PackedSchedule:
+def schedule(program: Program, *, threads: int = 1, as_seal: bool = False) -> PackedSchedule:
     """The tasks of a program that the checker has passed."""
-    return _Scheduler(program, as_seal).finish()
+    return _Scheduler(program, as_seal).finish(threads)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class _Scheduler:
                 self._values[index] = self._apply(index, instruction)
         self._answer = self._coefficients(self._values[len(program.instructions) - 1])
 
-    def finish(self) -> PackedSchedule:
-        table = write(self._tasks, self._blocks, self._answer)
+    def finish(self, threads: int) -> PackedSchedule:
+        table = write(self._tasks, self._blocks, self._answer, threads)
         return PackedSchedule(table, self._most_digits, tuple(self._steps))
 
     # -------------------------------------------------------------------- instructions
@@ -273,7 +273,7 @@ class _Scheduler:
 
     def _digits(self, row: int, level: int) -> int:
         """The first of `level` rows: coefficients of a component modulo each prime."""
-        first = self._new_rows(level)
+        first = self._new_rows(level, together=True)
         for m in range(level):
             self._digit(row + m, m, nearest=not self._as_seal, into=first + m)
         return first
@@ -288,7 +288,7 @@ class _Scheduler:
         """Digits modulo every prime, in the NTT domain: for each, the first of `level` rows."""
         firsts = []
         for m in self._moduli(level):
-            first = self._new_rows(level)
+            first = self._new_rows(level, together=True)
             rows = range(first, first + level)
             fields = {op.TARGET: first, **self._own(digits, row, level, m)}
             self._task(op.SPREAD, m, self._read(digits, row, level, m), rows, fields)
@@ -350,9 +350,10 @@ class _Scheduler:
 
     # -------------------------------------------------------------------- rows and tasks
 
-    def _new_rows(self, count: int) -> int:
+    def _new_rows(self, count: int, *, together: bool = False) -> int:
+        """The first one's number; together: one after the other in memory, too."""
         first = self._next_row
-        self._blocks.append((first, count))
+        self._blocks += [(first, count)] if together else [(first + i, 1) for i in range(count)]
         self._next_row += count
         return first
 

@@ -1,9 +1,10 @@
 """Tasks on rows of residues as one compiled loop, which any number of threads enter side by side.
 
 A task reads and writes whole rows modulo one prime, and names the tasks that must be done before.
-Threads take the next task that nobody took, in the order of the table, and wait for those. Waiting
-takes microseconds, so a thread looks again and again; after a while it lets others have the
-processor in between, which is what it waits for where processors are fewer than threads.
+Threads take tasks in the order that was planned for each, so that a row stays in the cache of who
+works on it, and wait for those before. That takes microseconds, so a thread looks again and again;
+after a while it does what another is late with, and lets others have the processor in between: they
+may be more than there are processors.
 
 Rows lie in a workspace, keys and weights in arrays of their own; `PackedSchedule` names them by
 their numbers there.
@@ -44,19 +45,44 @@ SUMS = 128
 _GIVE_WAY = "SwitchToThread" if os.name == "nt" else "sched_yield"
 _give_way: Any = types.ExternalFunction(_GIVE_WAY, types.int32())
 _LOOKS = 2000
-"""Before a thread gives way: some microseconds."""
+"""Before a thread does what another is late with, or gives way: some microseconds."""
+MARKS = 8
+"""int64s of every task: 0 until it is taken; 0 until it is done; and room up to the end of a cache
+line, so that threads do not write to one line for tasks of their own."""
 
 
 @njit(nogil=True)
-def _wait(lists, at, done):  # type: ignore[no-untyped-def]
-    """Until all of a list are done; done: the address of their flags."""
-    looks = 0
-    while lists[at] >= 0:
-        while look(done + 8 * lists[at]) == 0:
-            looks += 1
-            if looks > _LOOKS:
-                _give_way()
+def _missing(lists, at, done):  # type: ignore[no-untyped-def]
+    """The first of a list that is not done, −1 for none; done: the address of task 0's mark."""
+    while lists[at] >= 0 and look(done + 8 * MARKS * lists[at]) != 0:
         at += 1
+    return lists[at]
+
+
+@njit(nogil=True)
+def _take(tasks, lists, order, at, marks):  # type: ignore[no-untyped-def]
+    """The next task of a thread, −1 for none, and where in its order to look for the one after.
+
+    It is the first that nobody took, once those before it are done; if that takes long, one of
+    these that nobody took, or of those before them. Whoever takes a task does it at once, so what
+    is waited for is being done.
+    """
+    taken, done, looks = marks.ctypes.data, marks.ctypes.data + 8, 0
+    while at < len(order):
+        number = order[at]
+        if look(taken + 8 * MARKS * number) != 0:
+            at += 1
+            continue
+        missing = _missing(lists, tasks[number, AFTER], done)
+        while missing >= 0 and looks > _LOOKS and look(taken + 8 * MARKS * missing) == 0:
+            number = missing
+            missing = _missing(lists, tasks[number, AFTER], done)
+        if missing < 0 and fetch_and_add(taken + 8 * MARKS * number) == 0:
+            return number, at
+        looks += 1
+        if looks > _LOOKS:
+            _give_way()
+    return -1, at
 
 
 @njit(nogil=True)
@@ -220,26 +246,22 @@ def _divide(task, terms, rows, scratch, places, tables, primes, factors):  # typ
 
 @njit(nogil=True, cache=True)
 def run(  # type: ignore[no-untyped-def]
-    tasks, lists, counters, words, rows, scratch, keys, weights, places, tables, inverse_tables,
+    tasks, lists, order, marks, words, rows, scratch, keys, weights, places, tables, inverse_tables,
     primes, factors,
 ):  # fmt: skip
     """Do what is left of the tasks.
 
-    tasks: int64 (count, FIELDS). lists: int64, what tasks refer to. counters: int64 (1 + count,),
-    how many tasks are taken, and for each whether it is done; zero at first. words: uint64
-    (rows, N), the query. rows: float64 (rows, N), the workspace of all threads. scratch: (3 +
-    digits, N), this thread's. keys, weights: float64 (rows, N), centred. places: uint16
-    (permutations, N). tables, inverse_tables: of `Transform`. primes: float64. factors: float64
-    (primes + 1, primes), row l the inverses of prime l, the last row the special prime itself,
-    centred.
+    tasks: int64 (count, FIELDS). lists: int64, what tasks refer to. order: int64, tasks as this
+    thread takes them. marks: int64 (count, MARKS), from the start of a cache line; zero at first.
+    words: uint64 (rows, N), the query. rows: float64 (rows, N), the workspace of all threads.
+    scratch: (3 + digits, N), this thread's. keys, weights: float64 (rows, N), centred. places:
+    uint16 (permutations, N). tables, inverse_tables: of `Transform`. primes: float64. factors:
+    float64 (primes + 1, primes), row l the inverses of prime l, the last row the special prime
+    itself, centred.
     """
-    taken, done = counters[:1].ctypes.data, counters[1:].ctypes.data
-    while True:
-        number = fetch_and_add(taken)
-        if number >= len(tasks):
-            return
+    number, at = _take(tasks, lists, order, 0, marks)
+    while number >= 0:
         task = tasks[number]
-        _wait(lists, task[AFTER], done)
         operation, m = task[OPERATION], task[PRIME]
         p = primes[m]
         terms = lists[task[LIST] : task[LIST] + task[TERMS]]
@@ -277,4 +299,5 @@ def run(  # type: ignore[no-untyped-def]
             _add_weights(rows[task[TARGET]], rows[task[SOURCE]], weights[task[KEY]], p)
         elif operation == LOAD:
             _load(rows[task[TARGET]], words[task[KEY]])
-        fetch_and_add(done + 8 * number)
+        fetch_and_add(marks[number, 1:].ctypes.data)
+        number, at = _take(tasks, lists, order, at, marks)
