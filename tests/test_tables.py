@@ -192,13 +192,27 @@ def test_a_line_is_found() -> None:
 
 
 def test_a_million_a_day() -> None:
-    row: Row = {"kind": "mnist", "server_cpu_ms": 86.4, "request_bytes": 600,
-                "response_bytes": 400, "evaluation_key_bytes": 2_000_000}  # fmt: skip
+    row: Row = {"kind": "mnist", "server_cpu_ms": 86.4, "encrypt_cpu_ms": 100.0,
+                "decrypt_cpu_ms": 72.8, "request_bytes": 600, "response_bytes": 400,
+                "evaluation_key_bytes": 2_000_000}  # fmt: skip
     (day,) = arithmetic.day_rows([row])
     assert day["cores"] == pytest.approx(1)
     assert day["gigabytes"] == pytest.approx(1)
     assert day["keys_gigabytes"] == pytest.approx(2)
     assert day["millions"] == pytest.approx(arithmetic.MACHINES * arithmetic.CORES)
+    assert day["client_cores"] == pytest.approx(2)
+    assert day["asking_cores"] == pytest.approx(2 * arithmetic.MACHINES * arithmetic.CORES / 1e3)
+
+
+def test_a_batch_costs_its_client_every_core_for_as_long_as_it_takes() -> None:
+    """The CPU time of the client's own process leaves out the processes that encrypt for it."""
+    row: Row = {"kind": "batch", "network": "n", "response": "plain", "batch": 1000, "cores": 2,
+                "client_images_per_second": 500.0, "client_cpu_ms_per_image": 0.1,
+                "server_cpu_ms_per_image": 1.0, "upload_bytes_per_image": 3e3,
+                "download_bytes_per_image": 1e3, "evaluation_key_bytes": 0}  # fmt: skip
+    (day,) = arithmetic.day_rows([row])
+    assert day["client_ms"] == pytest.approx(4)
+    assert day["message_megabytes"] == pytest.approx(4)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1))
