@@ -215,6 +215,15 @@ def test_a_batch_costs_its_client_every_core_for_as_long_as_it_takes() -> None:
     assert day["message_megabytes"] == pytest.approx(4)
 
 
+def test_tables_can_be_read() -> None:
+    """Ten columns at most, no two of one name, and no cell that ends a column of Markdown."""
+    for table in all_tables(measured(RESULTS)):
+        headings = table.headings()
+        assert len(headings) == len(set(headings)) <= 10, table.title
+        assert not any("|" in cell for line in table.cells() for cell in line)
+        assert table.note or "accuracy %" in table.title, table.title
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1))
 def test_nothing_beats_the_front(points: list[tuple[int, int]]) -> None:
     front = pareto([(float(x), float(y)) for x, y in points])

@@ -27,15 +27,16 @@ COLUMNS: Sequence[Column] = (
     ("processor", plain("processor")),
     ("vectors", _vectors),
     ("cores", number("cores", 0)),
-    ("load at its start", number("load", 1)),
+    ("processes that ran at its start", number("load", 1)),
     ("commit", plain("commit")),
     ("minutes", number("minutes", 1)),
     ("versions", versions),
 )
 NOTE = (
-    "Rows of one commit and machine are of one run; compare others by their ratios. A load well "
-    "above what the run itself brings was others' on a shared machine: wall times then are longer "
-    "than CPU times. A + behind a commit: files were edited."
+    "The tables below have their rows from these runs; compare those of other commits or machines "
+    "by their ratios. Processes that ran are the machine's load: well above what the run itself "
+    "brings, they were others' on a shared machine, and elapsed times then are longer than CPU "
+    "times. A + behind a commit: files were edited."
 )
 
 

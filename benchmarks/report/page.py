@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 
 from benchmarks.measure import Row
-from benchmarks.report.markdown import all_tables, failure
+from benchmarks.report.markdown import WORDS, all_tables, failure
 from benchmarks.report.plots import plots
 from benchmarks.report.table import anchor, inline
 
@@ -22,6 +22,7 @@ def page(rows: Iterable[Row]) -> str:
     links = [(title, anchor(title)) for title, _, _ in drawn]
     links += [(table.title, anchor(table.title)) for table in shown]
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        words="".join(f"<p>{inline(words)}</p>" for words in WORDS),
         links="".join(f'<li><a href="#{name}">{escape(title)}</a></li>' for title, name in links),
         plots="".join(_figure(*plot) for plot in drawn),
         tables="".join(table.html() for table in shown),

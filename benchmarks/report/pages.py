@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measure import Row
 from benchmarks.report.head_plot import PLOT, accuracy_plot
-from benchmarks.report.markdown import all_tables, failure
+from benchmarks.report.markdown import WORDS, all_tables, failure
 from benchmarks.report.page import page
 from benchmarks.report.readme import blocks, filled, measured
 
@@ -43,7 +43,7 @@ def write(folder: Path) -> None:
 
 
 def figures(rows: Sequence[Row]) -> str:
-    """All tables, and what could not be measured."""
-    parts = [_HEAD, *(table.markdown() for table in all_tables(rows))]
+    """What words mean, all tables, and what could not be measured."""
+    parts = [_HEAD, "## How to read it", *WORDS, *(table.markdown() for table in all_tables(rows))]
     parts += [failure(row) for row in rows if row.get("kind") == "failure"]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"

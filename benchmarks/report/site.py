@@ -16,28 +16,44 @@ def _around(row: Row) -> str:
 
 _COLUMNS: Sequence[Column] = (
     ("system", plain("system")),
-    ("figure", source),
+    ("whose figure", source),
     ("images", number("images", 0)),
     ("right", number("right", 0)),
-    ("s, all but keys", number("seconds", 2)),
+    ("s elapsed, all but keys", number("seconds", 2)),
     ("s an image", number("seconds_each", 4)),
-    ("keys s", number("client_key_generation_seconds", 2)),
-    ("prepare and conclude s", _around),
-    ("encode and encrypt s", number("client_encode_encrypt_input_seconds", 2)),
-    ("compute s", number("server_encrypted_compute_seconds", 2)),
-    ("compute CPU s", number("server_encrypted_compute_cpu_seconds", 2)),
-    ("decrypt and decode s", number("client_decrypt_decode_seconds", 2)),
-    ("keys MB", number("public_keys_bytes", 1, 1e6)),
+    ("keys MB, once", number("public_keys_bytes", 1, 1e6)),
     ("up MB", number("ciphertexts_upload_bytes", 2, 1e6)),
     ("down MB", number("ciphertexts_download_bytes", 2, 1e6)),
 )
+_STAGES: Sequence[Column] = (
+    ("system", plain("system")),
+    ("images", number("images", 0)),
+    ("make keys s", number("client_key_generation_seconds", 2)),
+    ("prepare and conclude s", _around),
+    ("encode and encrypt s", number("client_encode_encrypt_input_seconds", 2)),
+    ("server computes s", number("server_encrypted_compute_seconds", 2)),
+    ("of it CPU s", number("server_encrypted_compute_cpu_seconds", 2)),
+    ("decrypt and decode s", number("client_decrypt_decode_seconds", 2)),
+)
+_TITLE = "FHE-Benchmarking.org's MNIST workload"
 _NOTE = (
-    "Every stage is a process that starts an interpreter, loads its libraries and reads files: "
-    "for one image that is most of the time."
+    "Ours runs the stages of that site's harness, the reference is the site's own run on its "
+    "machine, whose page rounds bytes and counts making of data and keys in its total; neither is "
+    "here. One image goes through the packed layout, more through the batched one. Right: how many "
+    "of the images got the label that they have."
+)
+_STAGES_NOTE = (
+    "Elapsed seconds. Every stage of ours is a process that starts an interpreter, loads its "
+    "libraries and reads files: for one image that is most of the time."
 )
 
 
 def tables(rows: Iterable[Row]) -> list[Table]:
     """The workload's sizes beside the published reference."""
     found = [row for row in rows if row.get("kind") == "site"]
-    return [Table("FHE-Benchmarking.org's MNIST workload", _COLUMNS, found, _NOTE)] if found else []
+    if not found:
+        return []
+    return [
+        Table(_TITLE, _COLUMNS, found, _NOTE),
+        Table(f"{_TITLE}, stage by stage", _STAGES, found, _STAGES_NOTE),
+    ]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from benchmarks.measure import Row
+from benchmarks.measure import PUBLISHED, Row
+from benchmarks.published import UNTRACED
 
 Column = tuple[str, Callable[[Row], str]]
 NOTHING = "–"
@@ -70,8 +71,9 @@ def anchor(title: str) -> str:
 
 
 def inline(text: str) -> str:
-    """HTML of a line of Markdown: bold and code, and the rest as it is."""
+    """HTML of a line of Markdown: bold, emphasis and code, and the rest as it is."""
     text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escape(text.removeprefix("- ")))
+    text = re.sub(r"\*(.+?)\*", r"<em>\1</em>", text)
     return re.sub(r"`(.+?)`", r"<code>\1</code>", text)
 
 
@@ -119,6 +121,17 @@ def source(row: Row) -> str:
     return f"{row['source']}: {row['paper']}" if "paper" in row else str(row["source"])
 
 
+def published_note(rows: Iterable[Row]) -> str:
+    """What published figures in a table are worth; "" where there are none."""
+    papers = [str(row.get("paper", "")) for row in rows if row.get("source") == PUBLISHED]
+    if not papers:
+        return ""
+    note = "Published figures are of other hardware and years: a ratio to them compares both."
+    if any(UNTRACED in paper for paper in papers):
+        note += f" Those of which it says “{UNTRACED}” are not to be rested on."
+    return note
+
+
 def number(name: str, digits: int, unit: float = 1.0) -> Callable[[Row], str]:
     """A number in a unit, with so many digits after the point."""
     return lambda row: f"{float(row[name]) / unit:,.{digits}f}"
@@ -126,4 +139,4 @@ def number(name: str, digits: int, unit: float = 1.0) -> Callable[[Row], str]:
 
 def milliseconds(name: str) -> Callable[[Row], str]:
     """The median, between its quartiles."""
-    return lambda row: f"{row[name]:.1f} ({row[name + '_low']:.1f}–{row[name + '_high']:.1f})"
+    return lambda row: f"{row[name]:,.1f} ({row[f'{name}_low']:,.1f}–{row[f'{name}_high']:,.1f})"
