@@ -1,7 +1,7 @@
-"""`PrivateClassifier`: a private linear head in the shape of a scikit-learn estimator."""
+"""`PrivateClassifier`: a private head in the shape of a scikit-learn estimator."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -40,7 +40,7 @@ class NotFitted(PrivacyError, NotFittedError):  # type: ignore[misc]
 
 
 class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A linear classifier that is (epsilon, delta)-differentially private for its training rows.
+    """A linear or quadratic classifier, (epsilon, delta)-differentially private for its rows.
 
     Guarantee: `statement_`, and what its docstring says. In short: whoever sees the fitted head
     can hardly tell whether any one row was in the training data. It covers rows, not people who
@@ -61,11 +61,15 @@ class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             squared budget is spent on it.
         settings: a settings object of the solver (`private_models.solvers`), found on other data.
         bias: value of the constant column relative to feature_norm, without public features.
+        hidden_directions: a hidden layer before the head makes all products of this many principal
+            directions of the public features (1 to 89): a quadratic head. Public, and no budget.
+            For features as raw as pixels; those of a deep backbone do better without.
         device: "cpu" (numpy), or a device that torch knows, such as "cuda".
         unsafe_seed: for tests: noise that can be repeated, and no privacy.
 
     Attributes:
-        classes_: (K,) labels. coef_: (K, d) float64. intercept_: (K,) float64.
+        classes_: (K,) labels. coef_: (K, d) float64, or (K, products) with a hidden layer.
+        intercept_: (K,) float64.
         statement_: a `Statement`. head_: a `PrivateHead`. n_features_in_: d.
     """
 
@@ -83,6 +87,7 @@ class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         bias: float = 0.3,
         device: str = "cpu",
         unsafe_seed: int | None = None,
+        hidden_directions: int | None = None,
     ) -> None:
         self.epsilon = epsilon
         self.delta = delta
@@ -96,6 +101,7 @@ class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.bias = bias
         self.device = device
         self.unsafe_seed = unsafe_seed
+        self.hidden_directions = hidden_directions
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -151,7 +157,7 @@ class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         options = Options(
             Budget(self.epsilon, self.delta, self.relation), classes, self.solver, self.settings,
             self.feature_norm, self.public_features, self.rows, self.bias, self.device,
-            public=_declared(self.classes, len(classes)),
+            self.hidden_directions, public=_declared(self.classes, len(classes)),
         )  # fmt: skip
         bits = None if self.unsafe_seed is None else RandomBits.unsafe_from_seed(self.unsafe_seed)
         self.head_: PrivateHead = train(rows, options, bits, progress)
@@ -191,9 +197,12 @@ class PrivateClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         return np.asarray(softmax(self._head(X).scores(X), axis=1))
 
-    def to_torch(self) -> "nn.Linear":
-        """The head as `nn.Linear`, to be appended to a backbone or compiled for encryption."""
-        return self._fitted().to_torch()
+    def to_torch(
+        self, square: "Callable[[], nn.Module] | None" = None
+    ) -> "nn.Linear | nn.Sequential":
+        """The head as `nn.Linear`, to be appended to a backbone or compiled for encryption; with a
+        hidden layer as Linear - square - Linear (see `PrivateHead.to_torch`)."""
+        return self._fitted().to_torch(square)
 
     def _fitted(self) -> PrivateHead:
         if not hasattr(self, "head_"):

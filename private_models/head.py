@@ -1,10 +1,11 @@
-"""A linear head and the statement that goes with it: predicts, saves, becomes an `nn.Linear`.
+"""A head and the statement that goes with it: predicts, saves, becomes a torch module.
 
 The saved form is one safetensors file: weights as float64 tensors, classes and statement as JSON in
 the metadata. Reading it executes nothing.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,33 +15,43 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from private_models.errors import HeadFileError, InputError
+from private_models.errors import HeadFileError, InputError, OptionError
 from private_models.features import check_classes, check_matrix, check_values
 from private_models.noise import Array
+from private_models.quadratic import QuadraticLayer, read_layer
 from private_models.statement import Statement, read_statement
 
 if TYPE_CHECKING:
     from torch import nn
 
 FORMAT = "sottovoce-private-head"
-VERSION = "1"
+VERSION, WITH_HIDDEN = "1", "2"
+"""Of files with weights alone, and of those with a hidden layer before them."""
 MAX_FILE_BYTES = 1 << 30
+_HIDDEN = "hidden."
 
 
 @dataclass(frozen=True)
 class PrivateHead:
-    """scores = features @ weights.T + bias.
+    """scores = features @ weights.T + bias, or hidden(features) @ weights.T + bias.
 
     Attributes:
-        weights: (K, d) float64. bias: (K,) float64.
+        weights: (K, d) float64, or (K, width of the hidden layer). bias: (K,) float64.
         classes: (K,) labels in ascending order, the ones that predictions name.
         statement: what is promised of the rows that it was trained on.
+        hidden: a public layer of products, or None.
     """
 
     weights: Array
     bias: Array
     classes: npt.NDArray[Any]
     statement: Statement
+    hidden: QuadraticLayer | None = None
+
+    @property
+    def n_features(self) -> int:
+        """d, columns of the features."""
+        return self.weights.shape[1] if self.hidden is None else self.hidden.width_in
 
     def scores(self, features: npt.ArrayLike) -> Array:
         """(rows, d) → (rows, K), a logit or regression score for every class.
@@ -48,36 +59,57 @@ class PrivateHead:
         Raises `InputError` for another width or values that are not finite.
         """
         matrix = check_matrix(features)
-        if matrix.shape[1] != self.weights.shape[1]:
+        if matrix.shape[1] != self.n_features:
             raise InputError(
                 f"X has {matrix.shape[1]} features, but this head is expecting "
-                f"{self.weights.shape[1]} features as input"
+                f"{self.n_features} features as input"
             )
-        return check_values(matrix) @ self.weights.T + self.bias
+        rows = check_values(matrix) if self.hidden is None else self.hidden(matrix)
+        return rows @ self.weights.T + self.bias
 
     def predict(self, features: npt.ArrayLike) -> npt.NDArray[Any]:
         """The label with the largest score for every row, (rows,)."""
         return np.asarray(self.classes[self.scores(features).argmax(axis=1)])
 
-    def to_torch(self) -> "nn.Linear":
-        """An `nn.Linear(d, K)` in float32 with these weights, in evaluation mode."""
+    def to_torch(
+        self, square: "Callable[[], nn.Module] | None" = None
+    ) -> "nn.Linear | nn.Sequential":
+        """An `nn.Linear(d, K)` in float32 with these weights, in evaluation mode.
+
+        With a hidden layer: Linear(d, h) - square - Linear(h, K), h = K·(r + 1). Labels are hardly
+        others then, but scores are: it does not clip rows (see `QuadraticLayer.squares`).
+
+        square: makes the module that stands for x², such as `he_inference.nn.Square`. Raises
+        `OptionError` without it, where there is a hidden layer.
+        """
+        if self.hidden is None:
+            return self.output_layer()
+        if square is None:
+            raise OptionError(
+                "this head has a hidden layer: name the module that squares, as "
+                "to_torch(he_inference.nn.Square); hybrid.build takes the head itself"
+            )
         import torch
 
-        layer = torch.nn.Linear(self.weights.shape[1], self.weights.shape[0])
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(self.weights))
-            layer.bias.copy_(torch.from_numpy(self.bias))
-        return layer.eval().requires_grad_(False)
+        inner, shift, outer, bias = self.hidden.squares(self.weights, self.bias)
+        layers = (_linear(inner, shift), square(), _linear(outer, bias))
+        return torch.nn.Sequential(*layers).eval()
+
+    def output_layer(self) -> "nn.Linear":
+        """What was trained, as an `nn.Linear` in float32; it takes what a hidden layer gives."""
+        return _linear(self.weights, self.bias)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file. Raises `HeadFileError`."""
         metadata = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSION if self.hidden is None else WITH_HIDDEN,
             "classes": json.dumps(self.classes.tolist()),
             "statement": self.statement.to_json(),
         }
         tensors = {"weights": np.ascontiguousarray(self.weights), "bias": self.bias}
+        if self.hidden is not None:
+            tensors |= {_HIDDEN + name: array for name, array in self.hidden.tensors().items()}
         try:
             save_file(tensors, str(path), metadata=metadata)
         except (OSError, SafetensorError) as error:
@@ -95,12 +127,18 @@ def load_head(path: str | Path) -> PrivateHead:
             raise HeadFileError(f"{path}: expected a file of at most {MAX_FILE_BYTES} bytes")
         with safe_open(str(path), framework="numpy") as file:
             metadata = dict(file.metadata() or {})
-            if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
+            version = metadata.get("version")
+            if metadata.get("format") != FORMAT or version not in (VERSION, WITH_HIDDEN):
                 raise HeadFileError(
-                    f"{path}: expected a {FORMAT} of version {VERSION}, found "
+                    f"{path}: expected a {FORMAT} of version {VERSION} or {WITH_HIDDEN}, found "
                     f"{metadata.get('format', 'no format at all')[:60]!r}"
                 )
             weights, bias = file.get_tensor("weights"), file.get_tensor("bias")
+            hidden = None
+            if version == WITH_HIDDEN:
+                names = [name for name in file.keys() if name.startswith(_HIDDEN)]  # noqa: SIM118
+                found = {name.removeprefix(_HIDDEN): file.get_tensor(name) for name in names}
+                hidden = read_layer(found)
         classes = check_classes(json.loads(metadata["classes"]))
         statement = read_statement(metadata["statement"])
     except OSError as error:
@@ -113,7 +151,20 @@ def load_head(path: str | Path) -> PrivateHead:
         ) from None
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise HeadFileError(f"{path}: not a saved head: {error!r:.120}") from None
-    return PrivateHead(*_checked(path, weights, bias, len(classes)), classes, statement)
+    weights, bias = _checked(path, weights, bias, len(classes))
+    if hidden is not None and hidden.width != weights.shape[1]:
+        raise HeadFileError(f"{path}: {weights.shape[1]} weights, hidden layer of {hidden.width}")
+    return PrivateHead(weights, bias, classes, statement, hidden)
+
+
+def _linear(weights: Array, bias: Array) -> "nn.Linear":
+    import torch
+
+    layer = torch.nn.Linear(weights.shape[1], weights.shape[0])
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weights))
+        layer.bias.copy_(torch.from_numpy(bias))
+    return layer.eval().requires_grad_(False)
 
 
 def _checked(path: Path, weights: Any, bias: Any, classes: int) -> tuple[Array, Array]:

@@ -35,6 +35,7 @@ class Transform:
         curvature: largest eigenvalue of E z·zᵀ over prepared public rows; bound² without any.
         scale: by which a typical row is scaled by `norm`, from public features; 1 without.
         origin: in words for a statement.
+        given: error (L2) of a row as it comes, at most: what a public layer before this one rounds.
     """
 
     mean: Array
@@ -46,6 +47,7 @@ class Transform:
     curvature: float
     scale: float
     origin: str
+    given: float = 0.0
 
     @property
     def width(self) -> int:
@@ -64,12 +66,13 @@ class Transform:
 
         Products and squared lengths are sums of d terms, added in an order that may depend on where
         a row stands among others. A clip factor is off by half as much as the squared length;
-        centring is off by a few units of what is centred, and so is turning by a number.
+        centring is off by a few units of what is centred, and so is turning by a number. What rows
+        are off already grows with the gain: clipping brings no two rows further apart.
         """
         spread = self.gain * (self.raw_norm + float(np.linalg.norm(self.mean))) / self.bound
         turning = 8 if isinstance(self.matrix, float) else len(self.mean) + 8
         lengths = (len(self.mean) + self.width) / 2 + 16
-        return UNIT_ROUNDOFF * (turning * spread + lengths)
+        return UNIT_ROUNDOFF * (turning * spread + lengths) + self.gain * self.given / self.bound
 
     def linear(self, features: Array) -> Array:
         """Prepared without clipping, (m, d) → (m, width): what prediction sees."""
@@ -158,7 +161,9 @@ def public_moments(public: npt.ArrayLike) -> PublicMoments:
     return PublicMoments(mean, variances[::-1].clip(0), axes, sample, longest, len(checked))
 
 
-def whitening(moments: PublicMoments, norm: float, directions: int, ridge: float) -> Transform:
+def whitening(
+    moments: PublicMoments, norm: float, directions: int, ridge: float, given: float = 0.0
+) -> Transform:
     """Public mean and covariance; costs no budget.
 
     Rows are centred, turned to the principal directions, of which the largest are kept, divided by
@@ -167,6 +172,7 @@ def whitening(moments: PublicMoments, norm: float, directions: int, ridge: float
     direction.
 
     directions: how many are kept, at most all. ridge: relative to the mean variance, over 0.
+    given: as of `Transform`.
     """
     kept = min(directions, len(moments.mean))
     variances = moments.variances[:kept]
@@ -186,4 +192,5 @@ def whitening(moments: PublicMoments, norm: float, directions: int, ridge: float
         float(np.minimum(1.0, norm / np.maximum(lengths * unit, 1e-150)).mean()),
         f"whitened by {moments.rows} public rows, {kept} directions, ridge {ridge:.4g}, "
         f"clipped to norm {norm:g}",
+        given,
     )

@@ -27,7 +27,7 @@ from private_models.accounting import (
 from private_models.arithmetic import largest_gradient
 from private_models.devices import choose_arithmetic
 from private_models.errors import BudgetError, InputError, OptionError
-from private_models.features import Rows
+from private_models.features import Rows, check_matrix
 from private_models.head import PrivateHead
 from private_models.noise import RandomBits
 from private_models.preparation import (
@@ -37,6 +37,7 @@ from private_models.preparation import (
     public_moments,
     whitening,
 )
+from private_models.quadratic import LayeredRows, QuadraticLayer, quadratic_layer
 from private_models.releases import (
     MAX_ROWS,
     Mechanism,
@@ -80,6 +81,7 @@ class Options:
             published with noise; under `replace` it is public anyway.
         bias: value of the constant column, 0 for none; by whitening where that is done.
         device: "cpu", or one that torch knows.
+        hidden_directions: of public features, whose products a hidden layer makes; None for none.
         tuning: what the caller says of how settings were found.
     """
 
@@ -92,6 +94,7 @@ class Options:
     rows: int | None = None
     bias: float = 0.3
     device: str = "cpu"
+    hidden_directions: int | None = None
     tuning: str = "none on these rows, as far as this library was told"
     public: dict[str, str] = field(default_factory=dict)
 
@@ -106,6 +109,11 @@ class Options:
             faults.append(f"bias {self.bias}: expected 0 or more")
         if self.rows is not None and not 1 <= self.rows <= MAX_ROWS:
             faults.append(f"rows {self.rows}: expected 1 to {MAX_ROWS}")
+        if self.hidden_directions is not None and self.public_features is None:
+            faults.append(
+                f"hidden_directions {self.hidden_directions}: the hidden layer is made from "
+                "public_features, and there are none"
+            )
         if faults:
             raise OptionError("; ".join(faults))
 
@@ -132,9 +140,10 @@ def train(
         )
     # Under `replace` neighbours have equally many rows: their number is public.
     known = true_count if options.budget.relation == "replace" else options.rows
-    public = options.public_features
-    moments = None if public is None else public_moments(public)
-    outline = _Outline(options, rows.width, known, moments)
+    hidden, moments = _from_public(options, rows.width)
+    if hidden is not None:
+        rows = LayeredRows(rows, hidden)
+    outline = _Outline(options, rows.width, known, moments, hidden)
     rehearsed = outline.rehearse()
     count, counted = outline.public_count(bits, true_count)
     if delta_is_large(options.budget.delta, int(count)):
@@ -152,7 +161,26 @@ def train(
     if not mechanism.is_spent:
         raise BudgetError("a solver published less than it planned: this is a fault of the solver")
     statement = outline.statement((*counted, *part.plan), part.transform, count, bits.is_secret)
-    return PrivateHead(weights.T.copy(), bias, options.classes, statement)
+    return PrivateHead(weights.T.copy(), bias, options.classes, statement, hidden)
+
+
+def _from_public(
+    options: Options, features: int
+) -> tuple[QuadraticLayer | None, PublicMoments | None]:
+    """The hidden layer, and the moments of what goes into the head. Raises `InputError`."""
+    public = options.public_features
+    if public is None:
+        return None, None
+    width = check_matrix(public, "public features").shape[1]
+    if width != features:
+        raise InputError(
+            f"public features have {width} columns, the private ones {features}: both must come "
+            "from one backbone"
+        )
+    if options.hidden_directions is None:
+        return None, public_moments(public)
+    hidden = quadratic_layer(public, options.hidden_directions)
+    return hidden, public_moments(hidden(public))
 
 
 @dataclass(frozen=True)
@@ -173,6 +201,7 @@ class _Outline:
     features: int
     known_rows: int | None
     moments: PublicMoments | None
+    hidden: QuadraticLayer | None = None
 
     def rehearse(self) -> "_Part":
         """Make plans for the smallest and the largest count: what must be refused is, now.
@@ -250,13 +279,10 @@ class _Outline:
         norm = self.options.feature_norm
         if self.moments is None:
             return clipping(self.features, norm, self.options.bias * norm)
-        if len(self.moments.mean) != self.features:
-            raise InputError(
-                f"public features have {len(self.moments.mean)} columns, the private ones "
-                f"{self.features}: both must come from one backbone"
-            )
         ridge = choices.whitening_ridge(choices.signal(mu, count, self.features))
-        return whitening(self.moments, norm, choices.whitening_directions(mu, count), ridge)
+        directions = choices.whitening_directions(mu, count)
+        given = 0.0 if self.hidden is None else self.hidden.rounding
+        return whitening(self.moments, norm, directions, ridge, given)
 
     def _solver(self, strength: float, bound: float) -> Settings:
         options = self.options
@@ -270,6 +296,9 @@ class _Outline:
             return choices.least_squares(strength, True)
         return Newton() if options.solver == "newton" else PoissonGradient()
 
+    def _layer(self) -> dict[str, str]:
+        return {} if self.hidden is None else {"hidden layer": self.hidden.origin}
+
     def statement(
         self, plan: tuple[Release, ...], transform: Transform, count: float, is_private: bool
     ) -> Statement:
@@ -281,6 +310,7 @@ class _Outline:
             "classes": f"{len(options.classes)} labels, given by the user",
             "rows": f"{count:.0f}, {origin}",
             "features": f"{self.features} columns, {transform.origin}",
+            **self._layer(),
             "bias column": f"{transform.bias:g}",
             **options.public,
         }

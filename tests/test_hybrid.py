@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import save_file
 from sklearn.datasets import load_digits
 
 import he_inference
@@ -31,7 +32,7 @@ from private_models.errors import (
     InputError,
     OptionError,
 )
-from private_models.hybrid.projection import principal
+from private_models.hybrid.feature_map import principal
 
 PUBLIC, PRIVATE, TEST = slice(0, 400), slice(400, 1400), slice(1400, 1500)
 
@@ -179,12 +180,57 @@ def test_one_hidden_square_on_projected_features(digits: Any, head: PrivateClass
     )  # fmt: skip
     with hybrid.Client(made.public, hybrid.Server(made)) as asking:
         low, high = made.public.single.input_range
-        rows = turn(images[TEST][:10]).clip(low, high)
+        rows = turn(images[TEST][:10]).clip(low, high).astype(np.float32)
         with torch.inference_mode():
             clear = module(torch.from_numpy(rows)).numpy()
         found = np.array([asking.ask_features(row).scores for row in images[TEST][:10]])
         assert np.abs(found - clear).max() <= tolerance(made, clear)
         assert asking.ask(images[1400].reshape(8, 8)).features.shape == (12,)
+
+
+def test_a_hidden_layer_of_the_head_is_the_clients(digits: Any, tmp_path: Path) -> None:
+    """They get it with the public part; what is asked under encryption is linear."""
+    images, labels = digits
+    made = PrivateClassifier(
+        4.0, 1e-4, rows=1000, public_features=images[PUBLIC], hidden_directions=10
+    ).fit(images[PRIVATE], labels[PRIVATE], classes=range(10))
+    hybrid.build(made, pixels(8, 8), examples=images[PUBLIC]).save(tmp_path / "bundle")
+    again = hybrid.load_bundle(tmp_path / "bundle")
+    assert again.single.signature.input_shape == (65,)
+    rows = images[TEST]
+    clear = made.decision_function(rows)
+    with hybrid.Client(tmp_path / "bundle/public", hybrid.Server(again)) as asking:
+        found = np.array([asking.ask_features(row).scores for row in rows[:10]])
+        assert np.abs(found - clear[:10]).max() <= tolerance(again, clear)
+        many = asking.ask_many_features(rows)
+        assert np.abs(many.scores - clear).max() <= tolerance(again, clear, batch=True)
+        with pytest.raises(InputError, match="63 features, the head takes 64"):
+            asking.ask_features(rows[0, :63])
+    for wrong in ({"feature_norm": 4.0}, {"projection": principal(images[PUBLIC], 3)}):
+        examples = None if "feature_norm" in wrong else images[PUBLIC]
+        with pytest.raises(OptionError, match="hidden layer takes examples"):
+            hybrid.build(made, pixels(8, 8), examples=examples, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_map_of_features_is_checked(digits: Any, head: PrivateClassifier, tmp_path: Path) -> None:
+    images = digits[0]
+    turn = principal(images[PUBLIC], 12)
+    made = hybrid.build(
+        torch.nn.Linear(12, 10), pixels(8, 8), examples=images[PUBLIC], projection=turn,
+        classes=range(10), statement=head.statement_, layout="coefficients",
+    )  # fmt: skip
+    made.save(tmp_path / "bundle")
+    path = tmp_path / "bundle/public/map.safetensors"
+    for broken in (
+        {"matrix": np.zeros((64, 11))},
+        {"bound": np.zeros(1)},
+        {"bound": np.zeros(2)},
+        {"mean": np.zeros(63)},
+        {"mean": np.full(64, np.inf)},
+    ):
+        save_file({**turn.tensors(), **broken}, path)
+        with pytest.raises(BundleError, match="map"):
+            hybrid.Client(tmp_path / "bundle/public")
 
 
 def test_too_many_products_for_a_square_say_so(digits: Any, head: PrivateClassifier) -> None:

@@ -63,7 +63,7 @@ def attribute_inference(
     are cut at their tenths. Raises `InputError` for a column that is not there or has one value,
     and for fewer than 20 rows of either kind.
     """
-    width = head.weights.shape[1]
+    width = head.n_features
     if not 0 <= column < width:
         raise InputError(f"column {column}: the head has columns 0 to {width - 1}")
     if min(len(members[0]), len(others[0])) < _SMALLEST:

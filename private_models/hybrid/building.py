@@ -15,8 +15,9 @@ from private_models.errors import InputError, OptionError
 from private_models.features import check_classes, check_matrix, check_values
 from private_models.head import PrivateHead
 from private_models.hybrid.bundle import Bundle
-from private_models.hybrid.projection import Projection
+from private_models.hybrid.feature_map import FeatureMap, Projection
 from private_models.hybrid.public_part import PublicPart
+from private_models.quadratic import QuadraticLayer
 from private_models.statement import Statement
 
 Layout = Literal["auto", "coefficients"]
@@ -46,6 +47,7 @@ def build(
 
     head: a fitted classifier or head; or a module of linear layers with one
         `he_inference.nn.Square` or quadratic `Polynomial` at most, with its statement and classes.
+        A head's own hidden layer is public, and clients get it.
     backbone: what the head's features come from; clients will have to have the same.
     examples: (rows, d) *public* features by that backbone, such as those a head was whitened by;
         magnitudes are judged by them, and clients clip features to 1.25 times the largest value.
@@ -62,14 +64,19 @@ def build(
     """
     if layout not in LAYOUTS:
         raise OptionError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
-    module, promised, labels = _taken_apart(head, statement, classes)
+    module, promised, labels, hidden = _taken_apart(head, statement, classes)
     if not no_privacy and (promised is None or not promised.is_private):
         raise OptionError(
             "the head has no statement of differential privacy: answers would tell of its training "
             "data; train it with PrivateClassifier, or say no_privacy=True (--no-privacy)"
         )
-    rows, bits = _examples(head, examples, feature_norm, projection)
-    _check_width(backbone, rows.shape[1] if projection is None else len(projection.mean))
+    if hidden is not None and (projection is not None or examples is None):
+        raise OptionError(
+            "a head with a hidden layer takes examples (public features), and no projection"
+        )
+    feature_map = hidden or projection
+    rows, bits = _examples(head, examples, feature_norm, feature_map)
+    _check_width(backbone, rows.shape[1] if feature_map is None else feature_map.width_in)
     # Rows of that norm are made of the weights, and the range is published.
     low, high = _range(rows) if feature_norm is None else (-feature_norm, feature_norm)
     network = he_inference.from_torch(module, rows, input_range=(low, high))
@@ -86,7 +93,7 @@ def build(
         raise InputError(f"{single.signature.outputs} scores for {len(labels)} classes")
     public = PublicPart(
         single.signature, None if batch is None else batch.signature,
-        backbone.name, backbone.identity(), labels, promised, projection,
+        backbone.name, backbone.identity(), labels, promised, feature_map,
     )  # fmt: skip
     return Bundle(public, single, batch, he_inference.precompute(single, device_name(device)))
 
@@ -95,7 +102,8 @@ def _taken_apart(
     head: PrivateClassifier | PrivateHead | torch.nn.Module,
     statement: Statement | None,
     classes: Sequence[Any] | npt.ArrayLike | None,
-) -> tuple[torch.nn.Module, Statement | None, npt.NDArray[Any]]:
+) -> tuple[torch.nn.Module, Statement | None, npt.NDArray[Any], QuadraticLayer | None]:
+    """What is compiled, its statement, its labels, and the layer before it, where it has one."""
     if isinstance(head, PrivateClassifier):
         if not hasattr(head, "head_"):
             raise NotFitted("this PrivateClassifier is not fitted yet: call fit first")
@@ -103,12 +111,12 @@ def _taken_apart(
     if isinstance(head, PrivateHead):
         if statement is not None or classes is not None:
             raise OptionError("statement and classes are the head's own: leave them out")
-        return head.to_torch(), head.statement, np.asarray(head.classes)
+        return head.output_layer(), head.statement, np.asarray(head.classes), head.hidden
     if not isinstance(head, torch.nn.Module):
         raise InputError(f"expected a head or an nn.Module, found {type(head).__name__}")
     if classes is None:
         raise OptionError("classes: name the labels of a module's scores, in their order")
-    return head, statement, _in_order(classes)
+    return head, statement, _in_order(classes), None
 
 
 def _in_order(classes: Sequence[Any] | npt.ArrayLike) -> npt.NDArray[Any]:
@@ -126,13 +134,13 @@ def _examples(
     head: PrivateClassifier | PrivateHead | torch.nn.Module,
     examples: npt.ArrayLike | None,
     feature_norm: float | None,
-    projection: Projection | None,
+    feature_map: FeatureMap | None,
 ) -> tuple[npt.NDArray[np.float32], float]:
     """Rows by which magnitudes are judged, and bits of precision to add for what they are."""
     if (examples is None) == (feature_norm is None):
         raise OptionError("give either examples (public features) or feature_norm")
     if examples is not None:
-        rows = projection(examples) if projection else check_values(check_matrix(examples))
+        rows = feature_map(examples) if feature_map else check_values(check_matrix(examples))
         return rows.astype(np.float32), 0.0
     if isinstance(head, torch.nn.Module):
         raise OptionError("a module needs examples: public features")

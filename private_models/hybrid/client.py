@@ -193,8 +193,8 @@ class Client:
     def _prepared(self, features: npt.ArrayLike) -> npt.NDArray[np.float32]:
         matrix = check_values(check_matrix(features))
         width = self.public.single.input_shape[0]
-        if (projection := self.public.projection) is not None:
-            width = len(projection.mean)
+        if (feature_map := self.public.feature_map) is not None:
+            width = feature_map.width_in
         if matrix.shape[1] != width:
             raise InputError(f"{matrix.shape[1]} features, the head takes {width}")
         return self.public.prepare(matrix)

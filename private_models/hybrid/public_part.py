@@ -2,7 +2,7 @@
 
     bundle.json         backbone, its digest, what goes in, classes, statement of privacy
     single.signature    for one query          batch.signature    for thousands at once
-    projection.safetensors                     a public map of features, where there is one
+    map.safetensors                            a public map of features, where there is one
 
 Nothing of the head is in it but what signatures show: the scales of its numbers. Which head it is
 shows by the signatures' identities, drawn at random when it was compiled, so that nobody can
@@ -24,13 +24,13 @@ from private_models.backbones.catalogue import Kind, kind_of
 from private_models.backbones.extraction import Backbone
 from private_models.errors import BundleError, PrivacyError
 from private_models.features import check_classes
-from private_models.hybrid.projection import Projection, load_projection
+from private_models.hybrid.feature_map import FeatureMap, load_map, save_map
 from private_models.statement import Statement, read_statement
 
 FORMAT = "sottovoce-bundle"
 VERSION = 1
 DESCRIPTION, SINGLE, BATCH = "bundle.json", "single.signature", "batch.signature"
-PROJECTION = "projection.safetensors"
+MAP = "map.safetensors"
 _MAX_BYTES = 1 << 24
 
 
@@ -40,7 +40,8 @@ class PublicPart:
     single, batch: signatures of the programs for one query, and for thousands, or None.
     backbone: its full name. identity: SHA-256 of its name and weights, in hexadecimal.
     classes: (K,) labels, in the order of scores. statement: of the head, or None where it was said
-        that it has no privacy. projection: of features, before they are encrypted, or None.
+        that it has no privacy. feature_map: what features go through before they are encrypted,
+        or None.
     """
 
     single: CoefficientSignature
@@ -49,7 +50,7 @@ class PublicPart:
     identity: str
     classes: npt.NDArray[Any]
     statement: Statement | None
-    projection: Projection | None = None
+    feature_map: FeatureMap | None = None
 
     @property
     def kind(self) -> Kind:
@@ -78,10 +79,11 @@ class PublicPart:
             )
 
     def prepare(self, features: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Features (rows, d) as they are encrypted: projected, and clipped to what is taken."""
+        """Features (rows, d) as they are encrypted: mapped, and clipped to what is taken."""
         rows = np.asarray(features, np.float32)
         low, high = self.single.input_range
-        return (self.projection(rows) if self.projection else rows).clip(low, high)
+        mapped = self.feature_map(rows) if self.feature_map else rows
+        return mapped.clip(low, high).astype(np.float32, copy=False)
 
     def save(self, folder: Path) -> None:
         """Write the files; the folder must be there. Raises `BundleError`."""
@@ -98,8 +100,8 @@ class PublicPart:
             (folder / SINGLE).write_bytes(self.single.to_bytes())
             if self.batch is not None:
                 (folder / BATCH).write_bytes(self.batch.to_bytes())
-            if self.projection is not None:
-                self.projection.save(folder / PROJECTION)
+            if self.feature_map is not None:
+                save_map(self.feature_map, folder / MAP)
         except OSError as error:
             raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
@@ -117,7 +119,7 @@ def load_public(folder: str | Path) -> PublicPart:
             _text(values["identity"], 64),
             check_classes(values["classes"]),
             None if statement is None else read_statement(json.dumps(statement)),
-            load_projection(folder / PROJECTION) if (folder / PROJECTION).exists() else None,
+            load_map(folder / MAP) if (folder / MAP).exists() else None,
         )
     except PrivacyError as error:
         raise BundleError(f"{folder}: {error}") from None
@@ -170,5 +172,5 @@ def _check(part: PublicPart, folder: Path) -> None:
             f"{folder}: signatures of {sorted(shapes)} features and {sorted(outputs)} scores do "
             f"not go together, or not with {len(part.classes)} classes"
         )
-    if part.projection is not None and {part.projection.matrix.shape[1:]} != shapes:
-        raise BundleError(f"{folder}: the projection gives another number of features")
+    if part.feature_map is not None and {(part.feature_map.width,)} != shapes:
+        raise BundleError(f"{folder}: the map of features gives another number of them")

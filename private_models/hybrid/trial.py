@@ -60,7 +60,8 @@ class Rows:
 @dataclass(frozen=True)
 class Wishes:
     """epsilon, delta: the budget. singles: queries that are asked one by one. output: folder for
-    the bundle, or None. response, device: as those of `build`."""
+    the bundle, or None. response, device: as those of `build`. hidden_directions: as that of
+    `PrivateClassifier`."""
 
     epsilon: float = 1.0
     delta: float = 1e-5
@@ -68,6 +69,7 @@ class Wishes:
     output: Path | None = None
     response: Literal["private", "plain"] = "private"
     device: str = "auto"
+    hidden_directions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def trial(rows: Rows, backbone: Backbone, wishes: Wishes, progress: Progress = s
     head = PrivateClassifier(
         wishes.epsilon, wishes.delta, public_features=rows.public, classes=list(rows.classes),
         feature_norm=1.0 if rows.public is not None else rows.feature_norm, rows=rows.count,
+        hidden_directions=wishes.hidden_directions,
     ).fit(rows.features, rows.labels, progress=progress)  # fmt: skip
     fitted = perf_counter()
     norm = rows.feature_norm if rows.public is None else None

@@ -17,6 +17,7 @@ from private_models.verbs.options import (
     Delta,
     Epsilon,
     FeaturesFile,
+    HiddenDirections,
     Json,
     LabelsFile,
     Output,
@@ -95,6 +96,7 @@ def fit(
     relation: RelationName = "add-remove",
     count: Annotated[int | None, typer.Option(help="Rows there are, if that is public.")] = None,
     device: Annotated[str, typer.Option(help="cpu, or what torch knows.")] = "cpu",
+    hidden_directions: HiddenDirections = None,
     as_json: Json = False,
 ) -> None:
     """Train a head with differential privacy; print what it promises."""
@@ -106,6 +108,7 @@ def fit(
         epsilon, delta, cast(Any, solver), feature_norm,
         None if public is None else feature_files.read_features(public),
         cast(Any, relation), _classes(classes, names), count, device=device,
+        hidden_directions=hidden_directions,
     )  # fmt: skip
     with terminal.stages(as_json) as show:
         head.fit(matrix, names, progress=show)

@@ -10,7 +10,7 @@ from he_inference import terminal
 from private_models import feature_files
 from private_models.backbones import NAMES
 from private_models.errors import InputError, OptionError
-from private_models.verbs.options import Delta, Epsilon, Json
+from private_models.verbs.options import Delta, Epsilon, HiddenDirections, Json
 
 if TYPE_CHECKING:
     from private_models.hybrid import Client
@@ -49,6 +49,7 @@ def hybrid(
     output: Annotated[Path | None, typer.Option(help="Folder for the bundle.")] = None,
     response: Response = "private",
     device: Device = "auto",
+    hidden_directions: HiddenDirections = None,
     as_json: Json = False,
 ) -> None:
     """Fit a private head, serve it, query a test set encrypted: one table of all that costs.
@@ -69,7 +70,13 @@ def hybrid(
         given = _labelled(data, public, backbone, Columns(column, label_column), classes)
         rows = given.rows(cache_folder() / "features", device, show)
         wishes = Wishes(
-            epsilon, delta, min(queries, len(rows.test_inputs)), output, checked, device
+            epsilon,
+            delta,
+            min(queries, len(rows.test_inputs)),
+            output,
+            checked,
+            device,
+            hidden_directions,
         )
         found = trial(rows, given.backbone, wishes, show)
     values = {**found.to_dict(), "output": None if output is None else str(output)}

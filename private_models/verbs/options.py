@@ -13,4 +13,10 @@ RelationName = Annotated[str, typer.Option(help="add-remove or replace.")]
 FeaturesFile = Annotated[Path, typer.Argument(help="Rows of numbers: .npy, .csv, IDX.")]
 LabelsFile = Annotated[Path, typer.Argument(help="One label a row: .npy, .csv, IDX.")]
 PublicFile = Annotated[Path | None, typer.Option(help="Public features, to whiten by.")]
+HiddenDirections = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=89, help="A hidden layer of their products; for pixels. Needs public features."
+    ),
+]
 Classes = Annotated[str, typer.Option(help="Every label that may occur, with commas.")]

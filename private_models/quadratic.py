@@ -1,0 +1,168 @@
+"""A public hidden layer: all products of two entries of a whitened row.
+
+    x ─Transform─▸ z = (u, b) ─▸ (z_i·z_j·w_ij, i ≤ j), without b², which says nothing
+
+u are the largest directions of *public* features, scaled so that a typical row is as long as the
+norm bound, and b is a constant. A linear head on the products is a quadratic one on the features:
+with w_ij = √2 off the diagonal their inner product is (z·z')², the polynomial kernel of degree two.
+
+Privacy: the layer is made from public features alone and is a function of one row, so what is
+promised of a head on its outputs is promised of one on the features. Under encryption clients make
+the products themselves, before they encrypt: a query costs as many bytes as one of a linear head on
+as many features, and no product of ciphertexts.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from private_models.errors import InputError, OptionError
+from private_models.features import MAX_FEATURES, Chunk, Rows, check_matrix, check_values
+from private_models.noise import Array
+from private_models.preparation import Transform, public_moments, whitening
+from private_models.releases import CHUNK_ROWS, UNIT_ROUNDOFF
+
+MAX_DIRECTIONS = 89
+"""(89 + 1)·(89 + 2)/2 − 1 = 4,094 products: more are more than `MAX_FEATURES`."""
+RIDGE = 16.0
+"""Relative to the mean variance: directions of small variance take a small part in products."""
+_TENSORS = ("mean", "matrix", "numbers")
+_NUMBERS = ("gain", "norm", "bias", "raw_norm", "curvature", "scale")
+
+
+@dataclass(frozen=True, eq=False)
+class QuadraticLayer:
+    """Attributes:
+    whitened: from rows (m, d) to (m, r + 1), the last column constant.
+    """
+
+    whitened: Transform
+
+    @property
+    def width_in(self) -> int:
+        """d, columns of the rows that are given."""
+        return len(self.whitened.mean)
+
+    @property
+    def directions(self) -> int:
+        """r, of which products are made."""
+        return self.whitened.width - 1
+
+    @property
+    def width(self) -> int:
+        """Columns of what comes out: (r + 1)·(r + 2)/2 − 1."""
+        return self.whitened.width * (self.whitened.width + 1) // 2 - 1
+
+    @property
+    def rounding(self) -> float:
+        """Error (L2) of a row that comes out, at most: see `releases` for why it is known.
+
+        A product is off by what either factor is off, and by two roundings; rows that come out are
+        no longer than the square of the bound of those that go in.
+        """
+        square = self.whitened.bound**2
+        return square * (2 * self.whitened.rounding + 4 * UNIT_ROUNDOFF)
+
+    @property
+    def origin(self) -> str:
+        """In words for a statement."""
+        return (
+            f"products of {self.directions} directions ({self.width} columns), which were "
+            f"{self.whitened.origin}"
+        )
+
+    def __call__(self, features: npt.ArrayLike) -> Array:
+        """(m, d) → (m, width) float64. Raises `InputError` for another width, or infinities."""
+        rows = check_matrix(features)
+        if rows.shape[1] != self.width_in:
+            raise InputError(f"{rows.shape[1]} features, the hidden layer takes {self.width_in}")
+        found = np.empty((len(rows), self.width))
+        for start in range(0, len(rows), CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
+            self._products(self.whitened(check_values(rows[part], start)), found[part])
+        return found
+
+    def _products(self, rows: Array, found: Array) -> None:
+        """Those of rows (m, r + 1) into `found` (m, width), a first factor at a time."""
+        doubled, start = rows * math.sqrt(2), 0
+        for i in range(self.directions):
+            more = rows.shape[1] - i
+            np.multiply(rows[:, i : i + 1], doubled[:, i:], out=found[:, start : start + more])
+            found[:, start] = rows[:, i] ** 2
+            start += more
+
+    def squares(self, weights: Array, bias: Array) -> tuple[Array, Array, Array, Array]:
+        """A head on the products as one hidden layer of squares: s ↦ outer·(inner·x + shift)² + c.
+
+        weights: (K, width), bias: (K,) of the head. Scores are xᵀ·Q_k·x of the row with its
+        constant, and Q_k is a sum of r + 1 squares, its eigenvectors. No polynomial clips: rows are
+        scaled by the mean of the clip factors of public ones, all alike (`Transform.linear`).
+
+        Returns inner (K·(r + 1), d), shift (K·(r + 1),), outer (K, K·(r + 1)), c (K,).
+        """
+        size, classes = self.whitened.width, len(weights)
+        i, j = (index[:-1] for index in np.triu_indices(size))
+        forms = np.zeros((classes, size, size))
+        forms[:, i, j] = weights * np.where(i == j, 1.0, math.sqrt(2) / 2)
+        forms[:, j, i] = forms[:, i, j]
+        values, vectors = np.linalg.eigh(forms)
+        turned = np.moveaxis(vectors, 1, 2).reshape(classes * size, size)
+        matrix = np.asarray(self.whitened.matrix) * self.whitened.scale
+        inner = turned[:, :-1] @ matrix.T
+        shift = turned[:, -1] * self.whitened.bias - inner @ self.whitened.mean
+        outer = np.kron(np.eye(classes), np.ones((1, size))) * values.reshape(1, -1)
+        return inner, shift, outer, bias
+
+    def tensors(self) -> dict[str, Array]:
+        """For a file; `read_layer` takes them."""
+        numbers = [float(getattr(self.whitened, name)) for name in _NUMBERS]
+        matrix = np.ascontiguousarray(self.whitened.matrix)
+        return dict(zip(_TENSORS, (self.whitened.mean, matrix, np.array(numbers)), strict=True))
+
+
+def quadratic_layer(public_features: npt.ArrayLike, directions: int) -> QuadraticLayer:
+    """Of the largest `directions` of public features (m, d), or of all d where that is fewer.
+
+    Raises `OptionError` for directions that cannot be, `InputError` for features.
+    """
+    if not 1 <= directions <= MAX_DIRECTIONS:
+        raise OptionError(f"hidden_directions {directions}: expected 1 to {MAX_DIRECTIONS}")
+    return QuadraticLayer(whitening(public_moments(public_features), 1.0, directions, RIDGE))
+
+
+def read_layer(tensors: Mapping[str, Any]) -> QuadraticLayer:
+    """What `tensors` gave. Raises ValueError or LookupError for anything else."""
+    mean, matrix, numbers = (tensors[name] for name in _TENSORS)
+    if any(a.dtype != np.float64 or not np.isfinite(a).all() for a in (mean, matrix, numbers)):
+        raise ValueError("a hidden layer of numbers that are not finite float64")
+    if mean.ndim != 1 or matrix.ndim != 2 or len(matrix) != len(mean):
+        raise ValueError(f"a hidden layer of shapes {mean.shape} and {matrix.shape}")
+    if not (1 <= len(mean) <= MAX_FEATURES and 1 <= matrix.shape[1] <= MAX_DIRECTIONS):
+        raise ValueError(f"a hidden layer from {len(mean)} to {matrix.shape[1]} directions")
+    if numbers.shape != (len(_NUMBERS),) or not (numbers > 0).all():
+        raise ValueError("a hidden layer whose bounds are not over 0")
+    named = dict(zip(_NUMBERS, map(float, numbers), strict=True))
+    return QuadraticLayer(Transform(mean, matrix, origin="read from a file", **named))
+
+
+@dataclass(frozen=True)
+class LayeredRows:
+    """Private rows through a public layer, made anew in every pass."""
+
+    rows: Rows
+    layer: QuadraticLayer
+
+    @property
+    def width(self) -> int:
+        return self.layer.width
+
+    def chunks(self) -> Iterator[Chunk]:
+        for features, labels in self.rows.chunks():
+            yield self.layer(features), labels
+
+    def checked_count(self) -> int:
+        return self.rows.checked_count()
