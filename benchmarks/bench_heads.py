@@ -37,6 +37,7 @@ from private_models.accounting import gaussian_mu
 from private_models.choices import descent, signal, whitening_directions, whitening_ridge
 from private_models.noise import Array
 from private_models.preparation import public_moments, whitening
+from private_models.quadratic import quadratic_layer
 
 DELTA = 1e-5
 RESULTS = Path(__file__).resolve().parent / "results" / "heads.jsonl"
@@ -49,8 +50,13 @@ WHITENED, CLIPPED = "Sottovoce fc, public whitening", "Sottovoce fc"
 SHORT_STEPS = 5
 SHORT = f"{WHITENED}, {SHORT_STEPS} steps"
 """Of 20: for the time that it takes to be as accurate as Opacus is."""
+LINE, LINE_QUADRATIC = "no privacy", "no privacy, our public quadratic layer"
 HOOKS, GHOST = "Opacus DP-SGD, hooks", "Opacus DP-SGD, ghost"
 GHOST_WHITENED = "Opacus DP-SGD, ghost, our public whitening"
+DIRECTIONS = 40
+"""Of the hidden layer: a query has 860 products, the fewest that are near the best there."""
+QUADRATIC = "Sottovoce fc, public quadratic layer"
+GHOST_QUADRATIC = "Opacus DP-SGD, ghost, our public quadratic layer"
 DIFFPRIVLIB = "diffprivlib, pure epsilon"
 PACKAGES = ["numpy", "scipy", "torch", "dp-accounting", "cryptography"]
 
@@ -77,9 +83,9 @@ class Plan:
         tasks: names in `TASKS`. epsilons: at delta 1e-5. seeds: fits of ours at each.
         peer_seeds: fits of each peer, 0 for none. hooks_at: the epsilon at which Opacus runs with
         hooks too, which change its time and nothing else; 0 for never. some_at: those at which
-        Opacus has our whitened rows, ours has raw ones, and diffprivlib runs. short_at: those at
-        which ours makes few steps too. peers_to: the largest epsilon at which peers run.
-        streamed: the largest stream of rows.
+        Opacus has our whitened rows and our products, ours has raw ones, and diffprivlib runs.
+        short_at: those at which ours makes few steps too. peers_to: the largest epsilon at which
+        peers run. streamed: the largest stream of rows.
     """
 
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -88,7 +94,7 @@ class Plan:
     peer_seeds: int = 5
     hooks_at: float = 1.0
     some_at: tuple[float, ...] = (0.5, 1.0, 8.0)
-    short_at: tuple[float, ...] = (1.0, 2.0)
+    short_at: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     peers_to: float = math.inf
     streamed: int = 1_000_000
 
@@ -128,6 +134,7 @@ def accuracies(task: HeadTask, plan: Plan, emit: Emit, progress: Progress) -> No
     common = {"kind": "head", "task": task.name, "rows": len(task.features),
               "features": task.features.shape[1], "delta": DELTA}  # fmt: skip
     emit({**common, **without_privacy(task)})
+    emit({**common, **without_privacy(with_products(task)), "system": LINE_QUADRATIC})
     with tempfile.TemporaryDirectory() as folder:
         for done, epsilon in enumerate(plan.epsilons):
             progress(f"{task.name}, epsilon {epsilon:g}", done, len(plan.epsilons))
@@ -157,6 +164,7 @@ def _systems(
 ) -> Iterator[tuple[str, tuple[Fit, int]]]:
     """What runs at an epsilon: name, one fit for a seed, how many."""
     yield WHITENED, (lambda _: ours(task, epsilon, True), plan.seeds)
+    yield QUADRATIC, (lambda _: ours(task, epsilon, True, hidden=DIRECTIONS), plan.seeds)
     if epsilon in plan.short_at:
         yield SHORT, (lambda _: ours(task, epsilon, True, steps=SHORT_STEPS), plan.seeds)
     if epsilon in plan.some_at:
@@ -164,11 +172,7 @@ def _systems(
     if not plan.peer_seeds or epsilon > plan.peers_to:
         return
     raw = _written(task, folder / "raw.npz")
-    whitened, curvature = _whitened(task, epsilon)
-    ready = _written(whitened, folder / "whitened.npz")
-    rate = whitened_path(epsilon) / curvature
     opacus = {"epsilon": epsilon, "delta": DELTA, **OPACUS}
-    there = {**opacus, "clip_norm": WHITENED_CLIP, "learning_rate": rate}
     ghost = {
         **opacus, "clip_norm": RAW_CLIP, "learning_rate": raw_rate(epsilon), "mode": "ghost"
     }  # fmt: skip
@@ -176,7 +180,12 @@ def _systems(
         GHOST: ("opacus", raw, ghost, plan.peer_seeds),
     }
     if epsilon in plan.some_at:
-        jobs[GHOST_WHITENED] = ("opacus", ready, {**there, "mode": "ghost"}, plan.peer_seeds)
+        for name, features in ((GHOST_WHITENED, task), (GHOST_QUADRATIC, with_products(task))):
+            ready, curvature = _whitened(features, epsilon)
+            there = {**opacus, "clip_norm": WHITENED_CLIP, "mode": "ghost",
+                     "learning_rate": whitened_path(epsilon) / curvature}  # fmt: skip
+            path = _written(ready, folder / f"{len(jobs)}-ready.npz")
+            jobs[name] = ("opacus", path, there, plan.peer_seeds)
         jobs[DIFFPRIVLIB] = ("diffprivlib", raw, {"epsilon": epsilon, "data_norm": 1.5}, 1)
     if epsilon == plan.hooks_at:
         jobs[HOOKS] = ("opacus", raw, {**ghost, "mode": "hooks"}, 1)
@@ -209,11 +218,13 @@ def _summary(rows: list[Row], found: dict[str, list[Row]]) -> Row:
 
 
 def ours(
-    task: HeadTask, epsilon: float, whitened: bool, solver: str = "fc", steps: int | None = None
-) -> Row:
+    task: HeadTask, epsilon: float, whitened: bool, solver: str = "fc", steps: int | None = None,
+    hidden: int | None = None,
+) -> Row:  # fmt: skip
     """One fit and its accuracy on the test set; memory is this process's, data and all.
 
-    steps: of descent on whitened rows, where other than are chosen.
+    steps: of descent on whitened rows, where other than are chosen. hidden: directions of the
+    hidden layer, if there is one.
     """
     settings = None
     if steps is not None:
@@ -222,7 +233,7 @@ def ours(
         settings = replace(descent(strength, width, whitened, 1.0), steps=steps)
     head = PrivateClassifier(
         epsilon, DELTA, solver, public_features=task.public if whitened else None,  # type: ignore[arg-type]
-        rows=len(task.features), settings=settings,
+        rows=len(task.features), settings=settings, hidden_directions=hidden,
     )  # fmt: skip
     span, _ = measure.timed(lambda: head.fit(task.features, task.labels, classes=task.classes))
     return {
@@ -239,7 +250,7 @@ def without_privacy(task: HeadTask) -> Row:
     The penalty is the best of five on the test set, so the line is flattered, if anything.
     """
     accuracy = max(_logistic(task, penalty) for penalty in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
-    return {"system": "no privacy", "source": measure.OURS, "accuracy": accuracy}
+    return {"system": LINE, "source": measure.OURS, "accuracy": accuracy}
 
 
 def _logistic(task: HeadTask, penalty: float) -> float:
@@ -271,12 +282,26 @@ def _logistic(task: HeadTask, penalty: float) -> float:
 
 
 def _written(task: HeadTask, path: Path) -> Path:
-    if not path.is_file() or path.name == "whitened.npz":
+    if not path.is_file() or path.name.endswith("ready.npz"):
         np.savez(
             path, features=task.features, labels=task.labels,
             test_features=task.test_features, test_labels=task.test_labels,
         )  # fmt: skip
     return path
+
+
+def with_products(task: HeadTask) -> HeadTask:
+    """The rows as the hidden layer gives them, by the same public features."""
+    layer = quadratic_layer(task.public, DIRECTIONS)
+
+    def products(features: Any) -> Any:
+        parts = np.array_split(features, max(1, len(features) // 4096))
+        return np.concatenate([layer(part).astype(np.float32) for part in parts])
+
+    return replace(
+        task, features=products(task.features), test_features=products(task.test_features),
+        public=products(task.public),
+    )  # fmt: skip
 
 
 def _whitened(task: HeadTask, epsilon: float) -> tuple[HeadTask, float]:

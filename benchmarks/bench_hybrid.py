@@ -21,7 +21,14 @@ from PIL import Image
 
 import he_inference
 from benchmarks import head_features, measure
-from benchmarks.bench_heads import DELTA, Emit, Progress, without_privacy
+from benchmarks.bench_heads import (
+    DELTA,
+    DIRECTIONS,
+    Emit,
+    Progress,
+    with_products,
+    without_privacy,
+)
 from benchmarks.head_tasks import PUBLIC_ROWS, TEXT_PUBLIC_ROWS, HeadTask, set_aside
 from benchmarks.measure import OURS, Row, Summary
 from benchmarks.steps import Asked, Benchmark, Step
@@ -31,6 +38,7 @@ from private_models.backbones import catalogue
 from private_models.backbones.extraction import Backbone
 from private_models.backbones.modules import module_backbone
 from private_models.backbones.orientations import orientations
+from private_models.backbones.pixels import pixels
 from private_models.errors import BackboneError
 from private_models.hybrid.trial import Rows, Wishes, trial
 from workloads.cifar import cifar10
@@ -47,7 +55,8 @@ def steps(asked: Asked) -> Iterator[Step]:
     """Whole test sets; single queries; batches and weights, on a GPU too where there is one."""
     singles = asked.queries or (20 if asked.quick else 200)
     for source in (digits,) if asked.quick else (cifar, text, digits):
-        yield Step(source.__name__, partial(_whole_sets, source, singles, asked))
+        yield Step(source.__name__, partial(_whole_sets, source, None, singles, asked))
+    yield Step("quadratic", partial(_whole_sets, pixels_of_digits, DIRECTIONS, singles, asked))
     for classes in (10, 1000):
         for response in ("plain", "private"):
             kind: Response = "plain" if response == "plain" else "private"
@@ -67,19 +76,22 @@ def _one(measured: Callable[..., Row], *arguments: Any) -> None:
 
 
 def _whole_sets(
-    source: Callable[[], tuple[HeadTask, Rows, Backbone]], singles: int, asked: Asked, emit: Emit,
-    progress: Progress,
+    source: Callable[[], tuple[HeadTask, Rows, Backbone]], hidden: int | None, singles: int,
+    asked: Asked, emit: Emit, progress: Progress,
 ) -> None:  # fmt: skip
-    """A row at each epsilon, or the reason why the data cannot be had here."""
+    """A row at each epsilon, or the reason why the data cannot be had here.
+
+    hidden: directions of the heads' hidden layer, if they have one.
+    """
     try:
         task, rows, backbone = source()
     except (DatasetError, ImportError, BackboneError) as error:
         emit({"kind": "failure", "benchmark": "hybrid", "system": source.__name__,
               "source": OURS, "reason": str(error)})  # fmt: skip
         return
-    plain = without_privacy(task)["accuracy"]
+    plain = without_privacy(task if hidden is None else with_products(task))["accuracy"]
     for epsilon in EPSILONS[:1] if asked.quick else EPSILONS:
-        wishes = Wishes(epsilon, DELTA, singles, device=asked.device)
+        wishes = Wishes(epsilon, DELTA, singles, device=asked.device, hidden_directions=hidden)
         emit(_whole(rows, backbone, wishes, plain, 1 if asked.quick else 5, progress))
 
 
@@ -118,6 +130,15 @@ def digits() -> tuple[HeadTask, Rows, Backbone]:
                  list(splits.test.images[:1000, 0]), PUBLIC_ROWS, backbone)  # fmt: skip
 
 
+def pixels_of_digits() -> tuple[HeadTask, Rows, Backbone]:
+    """MNIST's pixels, for a quadratic head."""
+    splits = mnist()
+    train, test = (part.images.reshape(len(part), -1) for part in (splits.train, splits.test))
+    return _task("MNIST pixels, quadratic layer", train, splits.train.labels, test,
+                 splits.test.labels, list(splits.test.images[:1000, 0]), PUBLIC_ROWS,
+                 pixels(28, 28))  # fmt: skip
+
+
 def _task(
     name: str, train: Any, labels: Any, test: Any, test_labels: Any, inputs: list[Any],
     public: int, backbone: Backbone,
@@ -142,7 +163,7 @@ def _whole(
         progress(f"{rows.name}, fits", seed, seeds)
         head = PrivateClassifier(
             wishes.epsilon, wishes.delta, public_features=rows.public, rows=rows.count,
-            classes=list(rows.classes),
+            classes=list(rows.classes), hidden_directions=wishes.hidden_directions,
         )  # fmt: skip
         head.fit(rows.features, rows.labels)
         accuracies.append(float(head.score(rows.test_features, rows.test_labels)))

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from benchmarks import bench_heads, head_features, head_streams, measure
-from benchmarks.bench_heads import CLIPPED, SHORT, WHITENED, Plan
+from benchmarks.bench_heads import (
+    CLIPPED,
+    LINE,
+    LINE_QUADRATIC,
+    QUADRATIC,
+    SHORT,
+    WHITENED,
+    Plan,
+)
 from benchmarks.head_tasks import TASKS, synthetic
 from benchmarks.measure import Row
 from benchmarks.peer_environment import InstallError
@@ -83,7 +91,7 @@ def test_a_run_in_small() -> None:
     assert grown["what"].endswith("a private fit") and 0 <= grown["explained"] <= 1
     assert "| synthetic |" in readme._heads(rows)
     drawing = ElementTree.fromstring(accuracy_plot(rows))
-    assert len(list(drawing.iter("{http://www.w3.org/2000/svg}polyline"))) == 5
+    assert len(list(drawing.iter("{http://www.w3.org/2000/svg}polyline"))) == 7
 
 
 def test_a_peer_that_does_not_run_is_reported_and_ours_are_measured() -> None:
@@ -95,10 +103,10 @@ def test_a_peer_that_does_not_run_is_reported_and_ours_are_measured() -> None:
         bench_heads.accuracies(TINY, Plan(epsilons=(1.0,), seeds=1, peer_seeds=1), rows.append,
                                lambda *_: None)  # fmt: skip
     failures = [row for row in rows if row["kind"] == "failure"]
-    assert {row["source"] for row in failures} == {measure.PEER} and len(failures) == 4
+    assert {row["source"] for row in failures} == {measure.PEER} and len(failures) == 5
     assert "does not install" in markdown(rows)
     assert [row["system"] for row in rows if row["kind"] == "head"] == [
-        "no privacy", WHITENED, SHORT, CLIPPED
+        LINE, LINE_QUADRATIC, WHITENED, QUADRATIC, SHORT, CLIPPED
     ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from private_models.errors import OptionError
 from private_models.hybrid.building import build
 from private_models.hybrid.client import STAGES, Client
 from private_models.hybrid.server import running
+from private_models.quadratic import QuadraticLayer
 from private_models.solvers.task import Progress, silent
 
 Features = npt.NDArray[np.float32]
@@ -146,7 +147,7 @@ def trial(rows: Rows, backbone: Backbone, wishes: Wishes, progress: Progress = s
         "fit_s": fitted - begun, "build_s": built - fitted,
         "precompute_ms": bundle.precomputed.milliseconds,
         "precompute_device": bundle.precomputed.device,
-        "plain_accuracy": _without_privacy(rows, progress),
+        "plain_accuracy": _without_privacy(rows, head.head_.hidden, progress),
         "private_accuracy": head.score(rows.test_features, rows.test_labels),
     }  # fmt: skip
     figures |= _audited(head, progress)
@@ -162,14 +163,18 @@ def trial(rows: Rows, backbone: Backbone, wishes: Wishes, progress: Progress = s
     return Trial(figures)
 
 
-def _without_privacy(rows: Rows, progress: Progress) -> float:
-    """Accuracy of logistic regression on standardised features, for the line above."""
+def _without_privacy(rows: Rows, hidden: QuadraticLayer | None, progress: Progress) -> float:
+    """Accuracy of logistic regression on standardised features, for the line above; on what the
+    hidden layer makes of them, where the head has one."""
     progress("a head without privacy", 0, 1)
-    mean, deviation = rows.features.mean(0), rows.features.std(0) + np.float32(1e-6)
+    features, test = rows.features, rows.test_features
+    if hidden is not None:
+        features, test = (hidden(part).astype(np.float32) for part in (features, test))
+    mean, deviation = features.mean(0), features.std(0) + np.float32(1e-6)
     head = LogisticRegression(C=0.1, max_iter=_PLAIN_STEPS, tol=1e-3)
-    head.fit((rows.features - mean) / deviation, rows.labels)
+    head.fit((features - mean) / deviation, rows.labels)
     progress("a head without privacy", 1, 1)
-    return float(head.score((rows.test_features - mean) / deviation, rows.test_labels))
+    return float(head.score((test - mean) / deviation, rows.test_labels))
 
 
 def _audited(head: PrivateClassifier, progress: Progress) -> dict[str, Any]:

@@ -183,8 +183,9 @@ def _labelled(
 
     try:
         if data == "mnist":
-            return _digits()
+            return _digits(_one_of(backbone, "orientations", "pixels"))
         if data == "cifar10":
+            _one_of(backbone, "efficientnet-lite0")
             return _cifar()
     except DatasetError as error:
         raise InputError(str(error)) from None
@@ -192,17 +193,22 @@ def _labelled(
     return of_files(Path(data), public, backbone, columns, named)
 
 
-def _digits() -> "LabelledInputs":
-    from private_models.backbones.orientations import orientations
+def _one_of(backbone: str | None, *fit: str) -> str:
+    """The backbone, or the first of those that fit. Raises `OptionError` for another."""
+    if backbone is not None and backbone not in fit:
+        raise OptionError(f"--backbone {backbone!r}: for these data expected {' or '.join(fit)}")
+    return backbone or fit[0]
+
+
+def _digits(backbone: str) -> "LabelledInputs":
+    from private_models.backbones import catalogue
     from private_models.hybrid.labelled_inputs import set_aside
     from workloads.datasets import mnist
 
     splits = mnist()
-    pictures, tests = (list(part.images[:, 0]) for part in (splits.train, splits.test))
-    return set_aside(
-        "MNIST", orientations(), (pictures, splits.train.labels), (tests, splits.test.labels),
-        range(10), PUBLIC_ROWS,
-    )  # fmt: skip
+    train, test = ((list(part.images[:, 0]), part.labels) for part in (splits.train, splits.test))
+    extractor = catalogue.short_named(backbone)
+    return set_aside("MNIST", extractor, train, test, range(10), PUBLIC_ROWS)
 
 
 def _cifar() -> "LabelledInputs":
