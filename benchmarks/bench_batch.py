@@ -150,7 +150,7 @@ class _Measurement:
             "upload_bytes_per_image": compiled.upload_bytes / slots,
             "download_bytes_per_image": compiled.download_bytes / slots,
             "evaluation_key_bytes": compiled.key_bytes,
-            **_rate("evaluation", evaluated, slots),
+            "evaluation_images_per_second": slots / (_median_ms(evaluated, "wall_ms") / 1e3),
             **self._flow(compiled),
             "plan": compiled.summary(),
         }
@@ -193,7 +193,9 @@ class _Measurement:
             memory = _server_memory(program, client, batch, Path(folder))
         rates: measure.Row = {}
         for name, found in spans.items():
-            rates |= _rate(name, found, slots)
+            rates[f"{name}_images_per_second"] = slots / (_median_ms(found, "wall_ms") / 1e3)
+        # The client encrypts in processes of its own, whose CPU time is not this one's.
+        rates["server_cpu_ms_per_image"] = _median_ms(spans["server"], "cpu_ms") / slots
         return {**rates, **memory, "queries": len(self._data), "labels_equal": equal}
 
     def _labels(self, client: he_inference.Client, server: he_inference.Server) -> int:
@@ -209,15 +211,8 @@ def _parts(images: npt.NDArray[Any], size: int) -> Iterator[npt.NDArray[Any]]:
     return (images[start : start + size] for start in range(0, len(images), size))
 
 
-def _rate(name: str, spans: Sequence[measure.Span], images: int) -> measure.Row:
-    """Images a second at the median, and CPU time of this process for each."""
-    wall, cpu = (
-        statistics.median(getattr(s, unit) for s in spans) for unit in ("wall_ms", "cpu_ms")
-    )
-    return {
-        f"{name}_images_per_second": images / (wall / 1e3),
-        f"{name}_cpu_ms_per_image": cpu / images,
-    }
+def _median_ms(spans: Sequence[measure.Span], unit: str) -> float:
+    return float(statistics.median(getattr(span, unit) for span in spans))
 
 
 class _Evaluation:
