@@ -3,8 +3,9 @@
     python -m benchmarks.tune_heads          a line a setting: accuracy at each epsilon
     python -m benchmarks.tune_heads --rows 10000 --epsilons 1
 
-Around what `private_models.choices` and `bench_heads` hold, one number at a time is varied, for us
-and for the algorithm of Opacus (Poisson batches, by our implementation of it, on the same rows).
+Around what `private_models.choices`, `private_models.quadratic` and `bench_heads` hold, one number
+at a time is varied, for us and for the algorithm of Opacus (Poisson batches, by our implementation
+of it, on the same rows).
 The pixels are features of their own; public rows are set aside as in the benchmark.
 """
 
@@ -19,6 +20,7 @@ import typer
 
 from benchmarks.bench_heads import (
     DELTA,
+    DIRECTIONS,
     OPACUS,
     RAW_CLIP,
     WHITENED_CLIP,
@@ -28,6 +30,7 @@ from benchmarks.bench_heads import (
 )
 from benchmarks.head_tasks import PUBLIC_ROWS, HeadTask, set_aside
 from private_models import PrivateClassifier, choices
+from private_models import quadratic as hidden_layer
 from private_models.solvers.sgd import PoissonGradient
 from workloads.fashion import fashion_mnist
 
@@ -75,6 +78,17 @@ def ours(task: HeadTask, epsilons: list[float]) -> Iterator[str]:
             yield f"ours, {name} = {value:g}: {_shown(found)}"
 
 
+def quadratic(task: HeadTask, epsilons: list[float]) -> Iterator[str]:
+    """The hidden layer: how many directions, and their ridge."""
+    usual = (DIRECTIONS, hidden_layer.RIDGE)
+    varied = [(DIRECTIONS // 2, usual[1]), usual, (DIRECTIONS * 3 // 2, usual[1])]
+    varied += [(usual[0], usual[1] * factor) for factor in (0.25, 4.0)]
+    for directions, ridge in varied:
+        with patch.object(hidden_layer, "RIDGE", ridge):
+            found = [accuracy(task, e, True, hidden_directions=directions) for e in epsilons]
+        yield f"ours, {directions} directions in a hidden layer, ridge {ridge:g}: {_shown(found)}"
+
+
 def opacus(task: HeadTask, epsilons: list[float]) -> Iterator[str]:
     """Learning rates, on rows as they are and on whitened ones."""
     for whitened in (False, True):
@@ -99,11 +113,12 @@ def _shown(found: list[float]) -> str:
     return ", ".join(f"{100 * value:.1f}" for value in found)
 
 
-def main(rows: int = 40_000, epsilons: str = "0.5,2", of: str = "ours,opacus") -> None:
+def main(rows: int = 40_000, epsilons: str = "0.5,2", of: str = "ours,quadratic,opacus") -> None:
     """Print one line for each setting."""
     one_thread()
     task, chosen = pixels(rows), [float(epsilon) for epsilon in epsilons.split(",")]
-    for lines in (by_name for by_name in (ours, opacus) if by_name.__name__ in of.split(",")):
+    known = (ours, quadratic, opacus)
+    for lines in (by_name for by_name in known if by_name.__name__ in of.split(",")):
         for line in lines(task, chosen):
             typer.echo(line)
 
