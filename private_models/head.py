@@ -19,6 +19,7 @@ from private_models.errors import HeadFileError, InputError, OptionError
 from private_models.features import check_classes, check_matrix, check_values
 from private_models.noise import Array
 from private_models.quadratic import QuadraticLayer, read_layer
+from private_models.releases import CHUNK_ROWS
 from private_models.statement import Statement, read_statement
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ VERSION, WITH_HIDDEN = "1", "2"
 """Of files with weights alone, and of those with a hidden layer before them."""
 MAX_FILE_BYTES = 1 << 30
 _HIDDEN = "hidden."
+_LARGEST_WEIGHT = float(np.finfo(np.float32).max)
+"""Heads become modules in float32."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,13 @@ class PrivateHead:
                 f"X has {matrix.shape[1]} features, but this head is expecting "
                 f"{self.n_features} features as input"
             )
-        rows = check_values(matrix) if self.hidden is None else self.hidden(matrix)
-        return rows @ self.weights.T + self.bias
+        if self.hidden is None:
+            return check_values(matrix) @ self.weights.T + self.bias
+        found = np.empty((len(matrix), len(self.weights)))
+        for start in range(0, len(matrix), CHUNK_ROWS):  # products are many times the features
+            part = slice(start, start + CHUNK_ROWS)
+            found[part] = self.hidden(matrix[part]) @ self.weights.T + self.bias
+        return found
 
     def predict(self, features: npt.ArrayLike) -> npt.NDArray[Any]:
         """The label with the largest score for every row, (rows,)."""
@@ -127,11 +135,11 @@ def load_head(path: str | Path) -> PrivateHead:
             raise HeadFileError(f"{path}: expected a file of at most {MAX_FILE_BYTES} bytes")
         with safe_open(str(path), framework="numpy") as file:
             metadata = dict(file.metadata() or {})
-            version = metadata.get("version")
-            if metadata.get("format") != FORMAT or version not in (VERSION, WITH_HIDDEN):
+            version, form = metadata.get("version"), metadata.get("format", "no format at all")
+            if form != FORMAT or version not in (VERSION, WITH_HIDDEN):
                 raise HeadFileError(
                     f"{path}: expected a {FORMAT} of version {VERSION} or {WITH_HIDDEN}, found "
-                    f"{metadata.get('format', 'no format at all')[:60]!r}"
+                    f"{form[:60]!r} of version {version!r:.20}"
                 )
             weights, bias = file.get_tensor("weights"), file.get_tensor("bias")
             hidden = None
@@ -171,6 +179,6 @@ def _checked(path: Path, weights: Any, bias: Any, classes: int) -> tuple[Array, 
     fits = weights.ndim == 2 and weights.shape[0] == classes and bias.shape == (classes,)
     if not fits or {weights.dtype, bias.dtype} != {np.dtype(np.float64)}:
         raise HeadFileError(f"{path}: weights {weights.shape} do not fit {classes} classes")
-    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
-        raise HeadFileError(f"{path}: weights that are not finite")
+    if not max(np.abs(weights).max(), np.abs(bias).max()) <= _LARGEST_WEIGHT:
+        raise HeadFileError(f"{path}: weights that are not finite, or over {_LARGEST_WEIGHT:g}")
     return weights, bias

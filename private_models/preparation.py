@@ -36,6 +36,8 @@ class Transform:
         scale: by which a typical row is scaled by `norm`, from public features; 1 without.
         origin: in words for a statement.
         given: error (L2) of a row as it comes, at most: what a public layer before this one rounds.
+        block: terms of a product that are summed before they are added to the others: the fewer,
+            the less is rounded, and the longer it takes. None for all at once.
     """
 
     mean: Array
@@ -48,6 +50,7 @@ class Transform:
     scale: float
     origin: str
     given: float = 0.0
+    block: int | None = None
 
     @property
     def width(self) -> int:
@@ -64,13 +67,14 @@ class Transform:
     def rounding(self) -> float:
         """Error of a prepared row relative to `bound`, at most (see `releases`).
 
-        Products and squared lengths are sums of d terms, added in an order that may depend on where
-        a row stands among others. A clip factor is off by half as much as the squared length;
-        centring is off by a few units of what is centred, and so is turning by a number. What rows
-        are off already grows with the gain: clipping brings no two rows further apart.
+        Products are sums of d terms, or of d/block sums of `block`, squared lengths of d, added in
+        an order that may depend on where a row stands among others. A clip factor is off by half as
+        much as the squared length; centring is off by a few units of what is centred, and so is
+        turning by a number. What rows are off already grows with the gain: clipping brings no two
+        rows further apart.
         """
         spread = self.gain * (self.raw_norm + float(np.linalg.norm(self.mean))) / self.bound
-        turning = 8 if isinstance(self.matrix, float) else len(self.mean) + 8
+        turning = 8 if isinstance(self.matrix, float) else self._depth + 8
         lengths = (len(self.mean) + self.width) / 2 + 16
         return UNIT_ROUNDOFF * (turning * spread + lengths) + self.gain * self.given / self.bound
 
@@ -78,10 +82,18 @@ class Transform:
         """Prepared without clipping, (m, d) → (m, width): what prediction sees."""
         return self._with_bias(self._turned(features - self.mean) * self.scale)
 
+    @property
+    def _depth(self) -> int:
+        """Additions on the way of a term through a product, at most."""
+        terms = len(self.mean)
+        return terms if self.block is None else min(terms, self.block) + -(-terms // self.block)
+
     def __call__(self, features: Array) -> Array:
         """Prepared, (m, d) → (m, width) float64, every norm at most `bound`."""
+        factors = clip_factors(features, self.raw_norm)
+        if (factors < 1).any():  # first of all, so that no product leaves the range of floats
+            features = features * factors[:, None]
         inner = self._turned(features)
-        inner = inner * clip_factors(features, self.raw_norm)[:, None]
         if self.mean.any():
             inner -= self._turned(self.mean)
         inner *= clip_factors(inner, self.norm)[:, None]
@@ -95,7 +107,15 @@ class Transform:
         return gain * clip_factors(rows, self.norm / gain)
 
     def _turned(self, rows: Array) -> Array:
-        return rows * self.matrix if isinstance(self.matrix, float) else rows @ self.matrix
+        if isinstance(self.matrix, float):
+            return rows * self.matrix
+        if self.block is None or rows.ndim == 1:
+            return rows @ self.matrix
+        total = np.zeros((len(rows), self.matrix.shape[1]))
+        for start in range(0, len(self.mean), self.block):
+            part = slice(start, start + self.block)
+            total += rows[:, part] @ self.matrix[part]
+        return total
 
     def _with_bias(self, inner: Array) -> Array:
         if not self.bias:
@@ -162,8 +182,9 @@ def public_moments(public: npt.ArrayLike) -> PublicMoments:
 
 
 def whitening(
-    moments: PublicMoments, norm: float, directions: int, ridge: float, given: float = 0.0
-) -> Transform:
+    moments: PublicMoments, norm: float, directions: int, ridge: float, given: float = 0.0,
+    block: int | None = None,
+) -> Transform:  # fmt: skip
     """Public mean and covariance; costs no budget.
 
     Rows are centred, turned to the principal directions, of which the largest are kept, divided by
@@ -172,14 +193,20 @@ def whitening(
     direction.
 
     directions: how many are kept, at most all. ridge: relative to the mean variance, over 0.
-    given: as of `Transform`.
+    given, block: as of `Transform`. Raises `InputError` for public rows most of which are equal.
     """
     kept = min(directions, len(moments.mean))
     variances = moments.variances[:kept]
     scales = 1 / np.sqrt(variances + ridge * float(moments.variances.mean()))
     turned = (moments.sample @ moments.axes[:, :kept]) * scales
     lengths = np.sqrt(np.vecdot(turned, turned))
-    unit = norm / max(float(np.median(lengths)), 1e-150)
+    usual = float(np.median(lengths))
+    if not usual > 1e-9 * float(lengths.max()):
+        raise InputError(
+            "public features: over half of the rows are equal, or nearly, beside the others: they "
+            "do not show how long a row is"
+        )
+    unit = norm / usual
     curvature = float((variances * scales**2).max()) * unit**2
     return Transform(
         moments.mean,
@@ -193,4 +220,5 @@ def whitening(
         f"whitened by {moments.rows} public rows, {kept} directions, ridge {ridge:.4g}, "
         f"clipped to norm {norm:g}",
         given,
+        block,
     )

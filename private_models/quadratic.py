@@ -31,6 +31,12 @@ MAX_DIRECTIONS = 89
 RIDGE = 16.0
 """Relative to the mean variance: directions of small variance take a small part in products. Found
 on Fashion-MNIST (`benchmarks.tune_heads`), where 64 does as well."""
+MAX_SQUARES = 1 << 26
+"""Numbers in the layers that `squares` makes, K·h and h·d: 270 MB in float32."""
+_BLOCK = 64
+"""Terms of a product summed at a time: whitening makes larger what the layer rounds."""
+_LARGEST, _LONGEST = 1e100, 1e50
+"""Of a number in a layer, and of a norm: within them no row that is taken leaves float64."""
 _TENSORS = ("mean", "matrix", "numbers")
 _NUMBERS = ("gain", "norm", "bias", "raw_norm", "curvature", "scale")
 
@@ -39,9 +45,21 @@ _NUMBERS = ("gain", "norm", "bias", "raw_norm", "curvature", "scale")
 class QuadraticLayer:
     """Attributes:
     whitened: from rows (m, d) to (m, r + 1), the last column constant.
+
+    Raises `InputError` for a transform that could leave the range of floats.
     """
 
     whitened: Transform
+
+    def __post_init__(self) -> None:
+        numbers = np.array([getattr(self.whitened, name) for name in _NUMBERS])
+        matrix, mean = np.asarray(self.whitened.matrix), self.whitened.mean
+        sizes = [float(np.abs(array).max()) for array in (matrix, mean, numbers)]
+        if not max(sizes) <= _LARGEST or not max(numbers[[1, 2, 3]]) <= _LONGEST:
+            raise InputError(
+                f"a hidden layer of numbers up to {max(sizes):.0e}: expected at most "
+                f"{_LARGEST:.0e}, and norms of at most {_LONGEST:.0e}; scale the features"
+            )
 
     @property
     def width_in(self) -> int:
@@ -62,8 +80,8 @@ class QuadraticLayer:
     def rounding(self) -> float:
         """Error (L2) of a row that comes out, at most: see `releases` for why it is known.
 
-        A product is off by what either factor is off, and by two roundings; rows that come out are
-        no longer than the square of the bound of those that go in.
+        A product is off by what either factor is off, and by three roundings; rows that come out
+        are no longer than the square of the bound of those that go in.
         """
         square = self.whitened.bound**2
         return square * (2 * self.whitened.rounding + 4 * UNIT_ROUNDOFF)
@@ -71,10 +89,7 @@ class QuadraticLayer:
     @property
     def origin(self) -> str:
         """In words for a statement."""
-        return (
-            f"products of {self.directions} directions ({self.width} columns), which were "
-            f"{self.whitened.origin}"
-        )
+        return f"products of directions, {self.whitened.origin}"
 
     def __call__(self, features: npt.ArrayLike) -> Array:
         """(m, d) → (m, width) float64. Raises `InputError` for another width, or infinities."""
@@ -103,9 +118,15 @@ class QuadraticLayer:
         constant, and Q_k is a sum of r + 1 squares, its eigenvectors. No polynomial clips: rows are
         scaled by the mean of the clip factors of public ones, all alike (`Transform.linear`).
 
-        Returns inner (K·(r + 1), d), shift (K·(r + 1),), outer (K, K·(r + 1)), c (K,).
+        Returns inner (K·(r + 1), d), shift (K·(r + 1),), outer (K, K·(r + 1)), c (K,). Raises
+        `OptionError` for more than `MAX_SQUARES` numbers.
         """
         size, classes = self.whitened.width, len(weights)
+        if (made := classes * size * (classes + self.width_in)) > MAX_SQUARES:
+            raise OptionError(
+                f"{classes} classes are {classes * size} squares, {made} weights: at most "
+                f"{MAX_SQUARES}; hybrid.build takes the head as it is"
+            )
         i, j = (index[:-1] for index in np.triu_indices(size))
         forms = np.zeros((classes, size, size))
         forms[:, i, j] = weights * np.where(i == j, 1.0, math.sqrt(2) / 2)
@@ -130,9 +151,17 @@ def quadratic_layer(public_features: npt.ArrayLike, directions: int) -> Quadrati
 
     Raises `OptionError` for directions that cannot be, `InputError` for features.
     """
-    if not 1 <= directions <= MAX_DIRECTIONS:
-        raise OptionError(f"hidden_directions {directions}: expected 1 to {MAX_DIRECTIONS}")
-    return QuadraticLayer(whitening(public_moments(public_features), 1.0, directions, RIDGE))
+    check_directions(directions)
+    moments = public_moments(public_features)
+    return QuadraticLayer(whitening(moments, 1.0, directions, RIDGE, block=_BLOCK))
+
+
+def check_directions(directions: object) -> None:
+    """Raise `OptionError` for what is no count that a layer can have."""
+    if type(directions) is not int or not 1 <= directions <= MAX_DIRECTIONS:
+        raise OptionError(
+            f"hidden_directions {directions!r:.20}: expected a whole number, 1 to {MAX_DIRECTIONS}"
+        )
 
 
 def read_layer(tensors: Mapping[str, Any]) -> QuadraticLayer:
@@ -147,7 +176,12 @@ def read_layer(tensors: Mapping[str, Any]) -> QuadraticLayer:
     if numbers.shape != (len(_NUMBERS),) or not (numbers > 0).all():
         raise ValueError("a hidden layer whose bounds are not over 0")
     named = dict(zip(_NUMBERS, map(float, numbers), strict=True))
-    return QuadraticLayer(Transform(mean, matrix, origin="read from a file", **named))
+    try:
+        return QuadraticLayer(
+            Transform(mean, matrix, origin="read from a file", block=_BLOCK, **named)
+        )
+    except InputError as error:
+        raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True)

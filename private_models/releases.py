@@ -135,11 +135,12 @@ def check_rounding(
     sums = (CHUNK_ROWS + rows / CHUNK_ROWS + 8) * UNIT_ROUNDOFF
     own = part_error(width, ratio, prepared)
     bound = 2 * rows * (sums + own) + _ROUNDING_TO_LATTICE
-    if bound > ROUNDING_MARGIN:
+    if not bound <= ROUNDING_MARGIN:
         raise OptionError(
             f"{width} features, prepared to within {prepared:.1e}: rounding could reach "
-            f"{bound / ROUNDING_MARGIN:.1f} times its margin; use fewer features, a larger clip "
-            "norm, or public features that are better conditioned"
+            f"{bound / ROUNDING_MARGIN:.1f} times its margin; say how many rows there are, if that "
+            "is public (rows=, --count), use fewer features, a larger clip norm, or public "
+            "features that are better conditioned"
         )
 
 

@@ -37,7 +37,12 @@ from private_models.preparation import (
     public_moments,
     whitening,
 )
-from private_models.quadratic import LayeredRows, QuadraticLayer, quadratic_layer
+from private_models.quadratic import (
+    LayeredRows,
+    QuadraticLayer,
+    check_directions,
+    quadratic_layer,
+)
 from private_models.releases import (
     MAX_ROWS,
     Mechanism,
@@ -109,11 +114,13 @@ class Options:
             faults.append(f"bias {self.bias}: expected 0 or more")
         if self.rows is not None and not 1 <= self.rows <= MAX_ROWS:
             faults.append(f"rows {self.rows}: expected 1 to {MAX_ROWS}")
-        if self.hidden_directions is not None and self.public_features is None:
-            faults.append(
-                f"hidden_directions {self.hidden_directions}: the hidden layer is made from "
-                "public_features, and there are none"
-            )
+        if self.hidden_directions is not None:
+            check_directions(self.hidden_directions)
+            if self.public_features is None:
+                faults.append(
+                    f"hidden_directions {self.hidden_directions}: the hidden layer is made from "
+                    "public_features (--public), and there are none"
+                )
         if faults:
             raise OptionError("; ".join(faults))
 
@@ -296,8 +303,14 @@ class _Outline:
             return choices.least_squares(strength, True)
         return Newton() if options.solver == "newton" else PoissonGradient()
 
-    def _layer(self) -> dict[str, str]:
-        return {} if self.hidden is None else {"hidden layer": self.hidden.origin}
+    def _features(self, transform: Transform) -> dict[str, str]:
+        if self.hidden is None:
+            return {"features": f"{self.features} columns, {transform.origin}"}
+        return {
+            "features": f"{self.hidden.width_in} columns",
+            "hidden layer": self.hidden.origin,
+            "products": f"{self.features} columns, {transform.origin}",
+        }
 
     def statement(
         self, plan: tuple[Release, ...], transform: Transform, count: float, is_private: bool
@@ -309,8 +322,7 @@ class _Outline:
         public = {
             "classes": f"{len(options.classes)} labels, given by the user",
             "rows": f"{count:.0f}, {origin}",
-            "features": f"{self.features} columns, {transform.origin}",
-            **self._layer(),
+            **self._features(transform),
             "bias column": f"{transform.bias:g}",
             **options.public,
         }

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 
 import he_inference
 from he_inference.errors import CompileError
+from he_inference.network import check_range
 from he_inference.nn import Square
 from private_models import PrivateClassifier, hybrid
 from private_models.backbones.catalogue import kind_of, named, short_named
@@ -206,10 +207,26 @@ def test_a_hidden_layer_of_the_head_is_the_clients(digits: Any, tmp_path: Path) 
         assert np.abs(many.scores - clear).max() <= tolerance(again, clear, batch=True)
         with pytest.raises(InputError, match="63 features, the head takes 64"):
             asking.ask_features(rows[0, :63])
+    for far in (1e149, -1e30):  # clipped, not refused: that would tell
+        assert asking.public.prepare(np.full((1, 64), far)).shape == (1, 65)
     for wrong in ({"feature_norm": 4.0}, {"projection": principal(images[PUBLIC], 3)}):
         examples = None if "feature_norm" in wrong else images[PUBLIC]
         with pytest.raises(OptionError, match="hidden layer takes examples"):
             hybrid.build(made, pixels(8, 8), examples=examples, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.52, 1.11, 1.13, 1e-3])
+def test_what_is_clipped_is_within_the_range(
+    digits: Any, head: PrivateClassifier, scale: float
+) -> None:
+    """To the last bit, where the range ends at no float32, too: a refused query tells."""
+    examples = digits[0][PUBLIC] * np.float32(scale) - np.float32(0.2)
+    made = hybrid.build(head, pixels(8, 8), examples=examples, layout="coefficients")
+    for low, high in (made.public.single.input_range, (-0.1, 0.3), (-1 / 3, 2 / 3)):
+        single = replace(made.public.single, input_range=(low, high))
+        found = replace(made.public, single=single).prepare(digits[0] * 9 - 4)
+        check_range(found, (low, high))
+        assert found.dtype == np.float32 and found.max() > high - 1e-7 * abs(high)
 
 
 def test_a_map_of_features_is_checked(digits: Any, head: PrivateClassifier, tmp_path: Path) -> None:
@@ -306,9 +323,9 @@ def test_damaged_public_parts_are_refused(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("format", "else"), ("version", 2), ("backbone", 7), ("backbone", "x" * 300),
+        ("format", "else"), ("version", 1), ("backbone", 7), ("backbone", "x" * 300),
         ("identity", None), ("classes", [1]), ("classes", list(range(11))), ("classes", "ab"),
-        ("statement", []), ("statement", {"epsilon": "much"}),
+        ("feature_map", True), ("statement", []), ("statement", {"epsilon": "much"}),
     ],
 )  # fmt: skip
 def test_what_a_description_may_not_say(

@@ -107,7 +107,9 @@ def test_fit_and_predict(files: Path) -> None:
     assert set(found["labels"]) == {0, 1, 2}
     hidden = ("--public", files / "x.npy", "--hidden-directions", 3)
     said = run("fit", files / "x.npy", files / "y.npy", *common, *hidden, "--json").json
-    assert "products of 3 directions (9 columns)" in said["public"]["hidden layer"]
+    assert "3 directions" in said["public"]["hidden layer"]
+    assert said["public"]["features"] == "8 columns"
+    assert said["public"]["products"].startswith("9 columns, whitened by 3000 public rows")
     assert len(run("predict", files / "head.safetensors", files / "x.npy", "--json").json["labels"])
     text = run("fit", files / "x.npy", files / "y.npy", *common, "--public", files / "x.npy")
     assert "add-remove neighbours" in text.out and "whitened by 3000 public rows" in text.out
@@ -123,7 +125,7 @@ def test_fit_refuses(files: Path) -> None:
     refused(*fit, "0,1,2", "--solver", "magic", naming="fc, sgd")
     refused(*fit, "0,1,2", "--relation", "odd", naming="add-remove, replace")
     refused("fit", x, y, "-o", x, "--classes", "0,1", naming="named twice")
-    refused(*fit, "0,1,2", "--hidden-directions", 3, naming="public_features, and there are none")
+    refused(*fit, "0,1,2", "--hidden-directions", 3, naming="(--public), and there are none")
     refused("fit", files, y, "-o", out, "--classes", "0,1", naming="is a folder")
     refused("fit", files / "no.npy", y, "-o", out, "--classes", "0,1", naming="cannot be read")
     refused("fit", x, y, naming="--output")

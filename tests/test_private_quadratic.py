@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from sklearn.datasets import load_digits
 
 from private_models import PrivateClassifier, load_head
 from private_models.arithmetic import CpuArithmetic
@@ -154,7 +155,8 @@ def test_it_learns_what_no_linear_head_can() -> None:
     assert abs(linear.score(TEST_X, TEST_Y) - 0.5) < 0.1
     assert quadratic.coef_.shape == (2, 20) and quadratic.n_features_in_ == 5
     said = str(quadratic.statement_)
-    assert "hidden layer: products of 5 directions (20 columns)" in said
+    assert "hidden layer: products of directions, whitened by 1000 public rows, 5 dir" in said
+    assert "products: 20 columns, whitened by" in said
     assert 0.99 < quadratic.statement_.epsilon_spent <= 1.0
 
 
@@ -190,12 +192,49 @@ class _Squared(torch.nn.Module):
         return values * values
 
 
+def test_many_classes_are_no_module() -> None:
+    """K squares of a matrix for each class are K² weights; refused before any is made."""
+    with pytest.raises(OptionError, match="at most"):
+        LAYER.squares(np.zeros((4096, LAYER.width)), np.zeros(4096))
+
+
+def test_pixels_do_where_the_number_of_rows_is_private() -> None:
+    """Rounding has to be bounded for two million rows then: products are summed in blocks."""
+    small, labels = load_digits(return_X_y=True)
+    pixels = small.reshape(-1, 8, 8).repeat(4, axis=1).repeat(4, axis=2).reshape(-1, 1024) / 16
+    made = head(
+        rows=None, public_features=pixels[:1000], hidden_directions=20, epsilon=2.0, delta=1e-4
+    ).fit(pixels[1000:], labels[1000:], classes=range(10))
+    assert made.coef_.shape == (10, 230)
+    whole = replace(made.head_.hidden.whitened, block=None)  # type: ignore[union-attr]
+    assert QuadraticLayer(whole).rounding > 3 * made.head_.hidden.rounding  # type: ignore[union-attr]
+
+
+def test_a_row_beyond_all_bounds_is_clipped_and_says_nothing() -> None:
+    """It must not end a fit, whose end would tell that it is there."""
+    far = X[:500].copy()
+    far[0] = 6e149
+    scaled = PUBLIC * 1e-30
+    made = head(public_features=scaled, rows=500).fit(far, Y[:500], classes=range(2))
+    assert np.isfinite(made.coef_).all() and np.isfinite(made.decision_function(far)).all()
+
+
+def test_public_rows_that_are_nearly_all_equal() -> None:
+    equal = np.zeros((20, 5))
+    equal[0, 0], equal[1, 0] = 1.0, -1.0
+    with pytest.raises(InputError, match="over half of the rows are equal"):
+        head(public_features=equal).fit(X, Y, classes=range(2))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"public_features": None}, "public_features, and there are none"),
-        ({"hidden_directions": 0}, "hidden_directions 0: expected 1 to 89"),
-        ({"hidden_directions": MAX_DIRECTIONS + 1}, "expected 1 to 89"),
+        ({"public_features": None}, r"public_features \(--public\), and there are none"),
+        ({"hidden_directions": 0}, "hidden_directions 0: expected a whole number, 1 to 89"),
+        ({"hidden_directions": MAX_DIRECTIONS + 1}, "1 to 89"),
+        ({"hidden_directions": 2.0}, "whole number"),
+        ({"hidden_directions": True}, "whole number"),
+        ({"hidden_directions": "4"}, "whole number"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], said: str) -> None:
@@ -235,6 +274,9 @@ def test_a_head_is_saved_with_its_layer(tmp_path: Path) -> None:
         {"hidden.numbers": np.ones(5)},
         {"hidden.numbers": np.ones(6, np.float32)},
         {"hidden.mean": None},
+        {"hidden.matrix": np.full((5, 5), 1e150)},
+        {"hidden.numbers": np.array([1, 1e60, 1, 1, 1, 1])},
+        {"weights": np.full((2, 20), 1e300)},
     ],
 )
 def test_files_of_layers_that_are_not(tmp_path: Path, broken: dict[str, Any]) -> None:

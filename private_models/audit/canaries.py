@@ -69,6 +69,8 @@ def audit_canaries(
     inside = bernoulli_rows(RandomBits(), 0.5, count)
     rows = np.vstack([features, norm_bound * directions[inside]])
     head = fit(rows, np.append(labels, classes_of[inside]))
+    if head.hidden is not None:
+        raise OptionError("canaries lie along features: a head with a hidden layer has products")
     progress(1)
     known = np.zeros_like(head.weights)
     for number in range(known_fits):

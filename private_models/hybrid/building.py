@@ -72,7 +72,8 @@ def build(
         )
     if hidden is not None and (projection is not None or examples is None):
         raise OptionError(
-            "a head with a hidden layer takes examples (public features), and no projection"
+            "a head with a hidden layer takes examples (public features, --public), and no "
+            "projection or feature_norm"
         )
     feature_map = hidden or projection
     rows, bits = _examples(head, examples, feature_norm, feature_map)
@@ -164,9 +165,9 @@ def _check_width(backbone: Backbone, expected: int) -> None:
 
 
 def _range(rows: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """(0, 1) for pixels and the like; else on both sides alike."""
+    """(0, 1) for pixels and the like; else on both sides alike: numbers that float32 has."""
     low, high = float(rows.min()), float(rows.max())
     if low >= 0 and high <= 1:
         return 0.0, 1.0
-    most = _ROOM * max(-low, high)
+    most = float(np.float32(_ROOM * max(-low, high)))
     return -most, most

@@ -69,7 +69,7 @@ def load_map(path: Path) -> FeatureMap:
             raise BundleError(f"{path.name}: over {_MAX_BYTES} bytes")
         tensors = load_file(path)
         return _projection(tensors) if "bound" in tensors else read_layer(tensors)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise BundleError(f"{path.name}: cannot be read: {str(error)[:100]}") from None
 
 

@@ -4,8 +4,8 @@
     single.signature    for one query          batch.signature    for thousands at once
     map.safetensors                            a public map of features, where there is one
 
-Nothing of the head is in it but what signatures show: the scales of its numbers. Which head it is
-shows by the signatures' identities, drawn at random when it was compiled, so that nobody can
+Nothing that was trained is in it but what signatures show: scales of the head's numbers. Which head
+it is shows by the signatures' identities, drawn at random when it was compiled, so that nobody can
 confirm a guess of its weights. All of it is checked when read: a server may send anything.
 """
 
@@ -28,7 +28,7 @@ from private_models.hybrid.feature_map import FeatureMap, load_map, save_map
 from private_models.statement import Statement, read_statement
 
 FORMAT = "sottovoce-bundle"
-VERSION = 1
+VERSION = 2
 DESCRIPTION, SINGLE, BATCH = "bundle.json", "single.signature", "batch.signature"
 MAP = "map.safetensors"
 _MAX_BYTES = 1 << 24
@@ -80,10 +80,11 @@ class PublicPart:
 
     def prepare(self, features: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Features (rows, d) as they are encrypted: mapped, and clipped to what is taken."""
-        rows = np.asarray(features, np.float32)
-        low, high = self.single.input_range
-        mapped = self.feature_map(rows) if self.feature_map else rows
-        return mapped.clip(low, high).astype(np.float32, copy=False)
+        mapped = self.feature_map(features) if self.feature_map else np.asarray(features)
+        # Rounding to float32 after a clip in float64 could lead out of the range again.
+        low, high = _inside(self.single.input_range)
+        with np.errstate(over="ignore"):
+            return mapped.astype(np.float32).clip(low, high)
 
     def save(self, folder: Path) -> None:
         """Write the files; the folder must be there. Raises `BundleError`."""
@@ -94,6 +95,7 @@ class PublicPart:
             "identity": self.identity,
             "classes": self.classes.tolist(),
             "statement": None if self.statement is None else self.statement.to_dict(),
+            "feature_map": self.feature_map is not None,
         }
         try:
             (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
@@ -104,6 +106,16 @@ class PublicPart:
                 save_map(self.feature_map, folder / MAP)
         except OSError as error:
             raise BundleError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+def _inside(limits: tuple[float, float]) -> tuple[np.float32, np.float32]:
+    """The outermost float32 numbers within the limits."""
+    low, high = map(np.float32, limits)
+    if low < limits[0]:
+        low = np.nextafter(low, np.float32(np.inf))
+    if high > limits[1]:
+        high = np.nextafter(high, np.float32(-np.inf))
+    return low, high
 
 
 def load_public(folder: str | Path) -> PublicPart:
@@ -119,7 +131,7 @@ def load_public(folder: str | Path) -> PublicPart:
             _text(values["identity"], 64),
             check_classes(values["classes"]),
             None if statement is None else read_statement(json.dumps(statement)),
-            load_map(folder / MAP) if (folder / MAP).exists() else None,
+            load_map(folder / MAP) if values["feature_map"] is True else None,
         )
     except PrivacyError as error:
         raise BundleError(f"{folder}: {error}") from None

@@ -68,6 +68,8 @@ def hybrid(
         check_place(output)
     with terminal.stages(as_json) as show:
         given = _labelled(data, public, backbone, Columns(column, label_column), classes)
+        if hidden_directions is not None and given.public is None:
+            raise OptionError("--hidden-directions: the layer is made of public inputs: --public")
         rows = given.rows(cache_folder() / "features", device, show)
         wishes = Wishes(
             epsilon,
