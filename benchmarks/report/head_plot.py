@@ -17,7 +17,7 @@ LEFT_OUT = " steps"
 
 
 def accuracy_plot(rows: Iterable[Row]) -> str:
-    """One panel a task, one line a system; the dashed line is a head without privacy."""
+    """One panel a task, one line a system; dashed lines are heads without privacy."""
     found = [row for row in rows if row.get("kind") == "head"]
     tasks = list(dict.fromkeys(str(row["task"]) for row in found))
     private = [row for row in found if "epsilon" in row]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.measure import OURS, Row
 from benchmarks.report.arithmetic import power_rows
+from benchmarks.report.head_plot import LEFT_OUT
 
 SIZE = (6.4, 4.0)
 INK, GRID = "#123456", "#123457"
@@ -135,13 +136,14 @@ def _heads(axes: Any, rows: Sequence[Row]) -> bool:
     for system in systems:
         points = sorted((r["epsilon"], 100 * r["accuracy"]) for r in private
                         if r["task"] == task and r["system"] == system)  # fmt: skip
-        if len(points) > 1:
+        if len(points) > 1 and not system.endswith(LEFT_OUT):
             axes.plot(*zip(*points, strict=True), "o-", ms=4, label=system,
                       color=COLOURS[drawn % len(COLOURS)])  # fmt: skip
             drawn += 1
     for row in rows:
         if row.get("kind") == "head" and row["task"] == task and "epsilon" not in row:
-            axes.axhline(100 * row["accuracy"], ls="--", lw=1, color=INK, label="no privacy")
+            dashes = "--" if row["system"] == "no privacy" else ":"
+            axes.axhline(100 * row["accuracy"], ls=dashes, lw=1, color=INK, label=row["system"])
     axes.set(xscale="log", xlabel="ε", ylabel="accuracy %", title=task)
     axes.set_xticks([0.1, 0.5, 1, 2, 4, 8], ["0.1", "0.5", "1", "2", "4", "8"])
     axes.minorticks_off()

@@ -27,6 +27,7 @@ RESULTS = tuple(f"{name}.jsonl" for name in BENCHMARKS)
 """Files of results, each of one run."""
 NOT_YET = "Not measured on this version: `python -m benchmarks run heads --peers` does it.\n"
 _NO_PRIVACY, _OURS_HEAD = "no privacy", "Sottovoce fc, public whitening"
+_QUADRATIC_LINE = "no privacy, our public quadratic layer"
 _QUADRATIC = "Sottovoce fc, public quadratic layer"
 _OPACUS = "Opacus DP-SGD, ghost"
 _OPACUS_WHITENED = "Opacus DP-SGD, ghost, our public whitening"
@@ -57,6 +58,7 @@ _HEADS: Sequence[Column] = (
     ("accuracy % at ε = 1", plain("task")),
     ("no privacy", _percent("none")),
     ("ours, public whitening", _percent("ours")),
+    ("no privacy, quadratic", _percent("quadratic line")),
     ("ours, quadratic", _percent("quadratic")),
     ("Opacus DP-SGD, same whitening", _percent("whitened")),
     ("Opacus DP-SGD", _percent("opacus")),
@@ -119,7 +121,8 @@ def _heads(rows: Iterable[Row]) -> str:
         here = {row["system"]: row for row in found
                 if row["task"] == task and row.get("epsilon", 1.0) == 1.0}  # fmt: skip
         lines.append({"task": task, "none": here.get(_NO_PRIVACY), "ours": here.get(_OURS_HEAD),
-                      "quadratic": here.get(_QUADRATIC), "opacus": here.get(_OPACUS),
+                      "quadratic": here.get(_QUADRATIC), "quadratic line": here.get(_QUADRATIC_LINE),
+                      "opacus": here.get(_OPACUS),
                       "whitened": here.get(_OPACUS_WHITENED)})  # fmt: skip
     return _small(_HEADS, lines)
 
