@@ -35,7 +35,7 @@ _DELAY = 20.0
 
 
 def _percent(name: str) -> Callable[[Row], str]:
-    return lambda row: NOTHING if row[name] is None else f"{100 * row[name]['accuracy']:.1f}"
+    return lambda row: f"{100 * row[name]['accuracy']:.1f}" if name in row else NOTHING
 
 
 _QUERY: Sequence[Column] = (
@@ -56,12 +56,12 @@ _POINTS: Sequence[Column] = (
 )
 _HEADS: Sequence[Column] = (
     ("accuracy % at ε = 1", plain("task")),
-    ("no privacy", _percent("none")),
-    ("ours, public whitening", _percent("ours")),
-    ("no privacy, quadratic", _percent("quadratic line")),
-    ("ours, quadratic", _percent("quadratic")),
-    ("Opacus DP-SGD, same whitening", _percent("whitened")),
-    ("Opacus DP-SGD", _percent("opacus")),
+    ("no privacy", _percent(_NO_PRIVACY)),
+    ("ours, public whitening", _percent(_OURS_HEAD)),
+    ("no privacy, quadratic", _percent(_QUADRATIC_LINE)),
+    ("ours, quadratic", _percent(_QUADRATIC)),
+    ("Opacus DP-SGD, same whitening", _percent(_OPACUS_WHITENED)),
+    ("Opacus DP-SGD", _percent(_OPACUS)),
 )
 
 _HYBRID: Sequence[Column] = (
@@ -120,10 +120,7 @@ def _heads(rows: Iterable[Row]) -> str:
     for task in dict.fromkeys(str(row["task"]) for row in found):
         here = {row["system"]: row for row in found
                 if row["task"] == task and row.get("epsilon", 1.0) == 1.0}  # fmt: skip
-        lines.append({"task": task, "none": here.get(_NO_PRIVACY), "ours": here.get(_OURS_HEAD),
-                      "quadratic": here.get(_QUADRATIC), "quadratic line": here.get(_QUADRATIC_LINE),
-                      "opacus": here.get(_OPACUS),
-                      "whitened": here.get(_OPACUS_WHITENED)})  # fmt: skip
+        lines.append({**here, "task": task})
     return _small(_HEADS, lines)
 
 
