@@ -37,7 +37,7 @@ from private_models.accounting import gaussian_mu
 from private_models.choices import descent, signal, whitening_directions, whitening_ridge
 from private_models.noise import Array
 from private_models.preparation import public_moments, whitening
-from private_models.quadratic import quadratic_layer
+from private_models.quadratic import products, quadratic_layer
 
 DELTA = 1e-5
 RESULTS = Path(__file__).resolve().parent / "results" / "heads.jsonl"
@@ -56,6 +56,7 @@ GHOST_WHITENED = "Opacus DP-SGD, ghost, our public whitening"
 DIRECTIONS = 40
 """Of the hidden layer: a query has 860 products, the fewest that are near the best there."""
 QUADRATIC = "Sottovoce fc, public quadratic layer"
+SHORT_QUADRATIC = f"{QUADRATIC}, {SHORT_STEPS} steps"
 GHOST_QUADRATIC = "Opacus DP-SGD, ghost, our public quadratic layer"
 DIFFPRIVLIB = "diffprivlib, pure epsilon"
 PACKAGES = ["numpy", "scipy", "torch", "dp-accounting", "cryptography"]
@@ -166,7 +167,9 @@ def _systems(
     yield WHITENED, (lambda _: ours(task, epsilon, True), plan.seeds)
     yield QUADRATIC, (lambda _: ours(task, epsilon, True, hidden=DIRECTIONS), plan.seeds)
     if epsilon in plan.short_at:
-        yield SHORT, (lambda _: ours(task, epsilon, True, steps=SHORT_STEPS), plan.seeds)
+        few = partial(ours, task, epsilon, True, steps=SHORT_STEPS)
+        yield SHORT, (lambda _: few(), plan.seeds)
+        yield SHORT_QUADRATIC, (lambda _: few(hidden=DIRECTIONS), plan.seeds)
     if epsilon in plan.some_at:
         yield CLIPPED, (lambda _: ours(task, epsilon, False), plan.seeds)
     if not plan.peer_seeds or epsilon > plan.peers_to:
@@ -229,6 +232,7 @@ def ours(
     settings = None
     if steps is not None:
         rows, width = task.features.shape
+        width = width if hidden is None else products(hidden)
         strength = signal(gaussian_mu(epsilon, DELTA), rows, width)
         settings = replace(descent(strength, width, whitened, 1.0), steps=steps)
     head = PrivateClassifier(
@@ -294,13 +298,13 @@ def with_products(task: HeadTask) -> HeadTask:
     """The rows as the hidden layer gives them, by the same public features."""
     layer = quadratic_layer(task.public, DIRECTIONS)
 
-    def products(features: Any) -> Any:
+    def through(features: Any) -> Any:
         parts = np.array_split(features, max(1, len(features) // 4096))
         return np.concatenate([layer(part).astype(np.float32) for part in parts])
 
     return replace(
-        task, features=products(task.features), test_features=products(task.test_features),
-        public=products(task.public),
+        task, features=through(task.features), test_features=through(task.test_features),
+        public=through(task.public),
     )  # fmt: skip
 
 

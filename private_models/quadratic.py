@@ -73,8 +73,8 @@ class QuadraticLayer:
 
     @property
     def width(self) -> int:
-        """Columns of what comes out: (r + 1)·(r + 2)/2 − 1."""
-        return self.whitened.width * (self.whitened.width + 1) // 2 - 1
+        """Columns of what comes out."""
+        return products(self.directions)
 
     @property
     def rounding(self) -> float:
@@ -154,6 +154,11 @@ def quadratic_layer(public_features: npt.ArrayLike, directions: int) -> Quadrati
     check_directions(directions)
     moments = public_moments(public_features)
     return QuadraticLayer(whitening(moments, 1.0, directions, RIDGE, block=_BLOCK))
+
+
+def products(directions: int) -> int:
+    """How many a layer makes of so many directions r: (r + 1)·(r + 2)/2 − 1."""
+    return (directions + 1) * (directions + 2) // 2 - 1
 
 
 def check_directions(directions: object) -> None:

@@ -15,6 +15,7 @@ from benchmarks.bench_heads import (
     LINE_QUADRATIC,
     QUADRATIC,
     SHORT,
+    SHORT_QUADRATIC,
     WHITENED,
     Plan,
 )
@@ -106,7 +107,7 @@ def test_a_peer_that_does_not_run_is_reported_and_ours_are_measured() -> None:
     assert {row["source"] for row in failures} == {measure.PEER} and len(failures) == 5
     assert "does not install" in markdown(rows)
     assert [row["system"] for row in rows if row["kind"] == "head"] == [
-        LINE, LINE_QUADRATIC, WHITENED, QUADRATIC, SHORT, CLIPPED
+        LINE, LINE_QUADRATIC, WHITENED, QUADRATIC, SHORT, SHORT_QUADRATIC, CLIPPED
     ]  # fmt: skip
 
 
