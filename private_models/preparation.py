@@ -8,6 +8,7 @@ rows. It is linear but for one thing, the clipping of rows that are too long.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +96,7 @@ class Transform:
             features = features * factors[:, None]
         inner = self._turned(features)
         if self.mean.any():
-            inner -= self._turned(self.mean)
+            inner -= self._turned_mean
         inner *= clip_factors(inner, self.norm)[:, None]
         return self._with_bias(inner)
 
@@ -105,6 +106,10 @@ class Transform:
         gain = float(self._turned(np.ones(1))[0])
         rows -= self.mean
         return gain * clip_factors(rows, self.norm / gain)
+
+    @cached_property
+    def _turned_mean(self) -> Array:
+        return self._turned(self.mean)
 
     def _turned(self, rows: Array) -> Array:
         if isinstance(self.matrix, float):
