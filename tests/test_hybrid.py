@@ -529,3 +529,5 @@ def test_names_lead_to_backbones() -> None:
         named("pixels, 999 x 8")
     with pytest.raises(OptionError):
         short_named("resnet", 128, 256)
+    assert short_named("pixels", 8).name == pixels(8, 8).name
+    assert short_named("pixels").name == pixels(28, 28).name

@@ -70,15 +70,19 @@ def named(name: str) -> Backbone:
     raise BackboneError(f"backbone {name!r:.100} is not in the catalogue: pass it as backbone=")
 
 
-def short_named(name: str, side: int = 128, tokens: int = 256) -> Backbone:
-    """One of NAMES with its size. Raises `OptionError` for another."""
+def short_named(name: str, side: int | None = None, tokens: int = 256) -> Backbone:
+    """One of NAMES with its size. Raises `OptionError` for another.
+
+    side: of pictures: what EfficientNet resizes them to, 128 unless it is said, and what those of
+        the backbone "pixels" have, 28.
+    """
     if name not in NAMES:
         raise OptionError(f"backbone {name!r}: expected one of {', '.join(NAMES)}")
     makers: dict[str, Callable[[], Backbone]] = {
-        "efficientnet-lite0": lambda: efficientnet(side),
+        "efficientnet-lite0": lambda: efficientnet(128 if side is None else side),
         "minilm": lambda: minilm(tokens),
         "orientations": orientations,
-        "pixels": pixels,
+        "pixels": lambda: pixels() if side is None else pixels(side, side),
     }
     return makers[name]()
 

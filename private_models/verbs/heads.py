@@ -41,7 +41,9 @@ def features(
     labels: Annotated[Path | None, typer.Option(help="File for folders' names, or labels.")] = None,
     column: Annotated[str | None, typer.Option(help="Of a CSV file that holds the texts.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Of the labels beside them.")] = None,
-    pixels: Annotated[int, typer.Option(help="Side that pictures are resized to.")] = 128,
+    pixels: Annotated[
+        int | None, typer.Option(help="Side of pictures: resized to 128; of digits, 28.")
+    ] = None,
     tokens: Annotated[int, typer.Option(help="Word pieces that texts are cut to.")] = 256,
     cache: Annotated[Path | None, typer.Option(help="Folder to keep features in.")] = None,
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,

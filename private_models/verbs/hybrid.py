@@ -97,7 +97,9 @@ def bundle(
     feature_norm: Annotated[
         float | None, typer.Option(help="Or the norm that rows were clipped to.")
     ] = None,
-    pixels: Annotated[int, typer.Option(help="Side that pictures are resized to.")] = 128,
+    pixels: Annotated[
+        int | None, typer.Option(help="Side of pictures: resized to 128; of digits, 28.")
+    ] = None,
     tokens: Annotated[int, typer.Option(help="Word pieces that texts are cut to.")] = 256,
     response: Response = "private",
     precision: Annotated[float, typer.Option(help="Bits of an answer.")] = 10.0,
