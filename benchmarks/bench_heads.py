@@ -176,7 +176,9 @@ def _systems(
         yield CLIPPED, (lambda _: ours(task, epsilon, False), plan.seeds)
     if not plan.peer_seeds or epsilon > plan.peers_to:
         return
-    raw = _written(task, folder / "raw.npz")
+    raw = folder / "raw.npz"
+    if not raw.is_file():
+        _write(task, raw)
     opacus = {"epsilon": epsilon, "delta": DELTA, **OPACUS}
     ghost = {
         **opacus, "clip_norm": RAW_CLIP, "learning_rate": raw_rate(epsilon), "mode": "ghost"
@@ -189,7 +191,8 @@ def _systems(
             ready, curvature = _whitened(features, epsilon)
             there = {**opacus, "clip_norm": WHITENED_CLIP, "mode": "ghost",
                      "learning_rate": whitened_path(epsilon) / curvature}  # fmt: skip
-            path = _written(ready, folder / f"{len(jobs)}-ready.npz")
+            path = folder / f"ready-{len(jobs)}.npz"
+            _write(ready, path)
             jobs[name] = ("opacus", path, there, plan.peer_seeds)
         jobs[DIFFPRIVLIB] = ("diffprivlib", raw, {"epsilon": epsilon, "data_norm": 1.5}, 1)
     if epsilon == plan.hooks_at:
@@ -287,13 +290,11 @@ def _logistic(task: HeadTask, penalty: float) -> float:
 # ---------------------------------------------------------------------------- peers
 
 
-def _written(task: HeadTask, path: Path) -> Path:
-    if not path.is_file() or path.name.endswith("ready.npz"):
-        np.savez(
-            path, features=task.features, labels=task.labels,
-            test_features=task.test_features, test_labels=task.test_labels,
-        )  # fmt: skip
-    return path
+def _write(task: HeadTask, path: Path) -> None:
+    np.savez(
+        path, features=task.features, labels=task.labels,
+        test_features=task.test_features, test_labels=task.test_labels,
+    )  # fmt: skip
 
 
 def with_products(task: HeadTask) -> HeadTask:

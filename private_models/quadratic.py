@@ -44,16 +44,16 @@ _NUMBERS = ("gain", "norm", "bias", "raw_norm", "curvature", "scale")
 @dataclass(frozen=True, eq=False)
 class QuadraticLayer:
     """Attributes:
-    whitened: from rows (m, d) to (m, r + 1), the last column constant.
+    transform: from rows (m, d) to (m, r + 1), the last column constant.
 
     Raises `InputError` for a transform that could leave the range of floats.
     """
 
-    whitened: Transform
+    transform: Transform
 
     def __post_init__(self) -> None:
-        numbers = np.array([getattr(self.whitened, name) for name in _NUMBERS])
-        matrix, mean = np.asarray(self.whitened.matrix), self.whitened.mean
+        numbers = np.array([getattr(self.transform, name) for name in _NUMBERS])
+        matrix, mean = np.asarray(self.transform.matrix), self.transform.mean
         sizes = [float(np.abs(array).max()) for array in (matrix, mean, numbers)]
         if not max(sizes) <= _LARGEST or not max(numbers[[1, 2, 3]]) <= _LONGEST:
             raise InputError(
@@ -64,12 +64,12 @@ class QuadraticLayer:
     @property
     def width_in(self) -> int:
         """d, columns of the rows that are given."""
-        return len(self.whitened.mean)
+        return len(self.transform.mean)
 
     @property
     def directions(self) -> int:
         """r, of which products are made."""
-        return self.whitened.width - 1
+        return self.transform.width - 1
 
     @property
     def width(self) -> int:
@@ -83,13 +83,13 @@ class QuadraticLayer:
         A product is off by what either factor is off, and by three roundings; rows that come out
         are no longer than the square of the bound of those that go in.
         """
-        square = self.whitened.bound**2
-        return square * (2 * self.whitened.rounding + 4 * UNIT_ROUNDOFF)
+        square = self.transform.bound**2
+        return square * (2 * self.transform.rounding + 4 * UNIT_ROUNDOFF)
 
     @property
     def origin(self) -> str:
         """In words for a statement."""
-        return f"products of directions, {self.whitened.origin}"
+        return f"products of directions, {self.transform.origin}"
 
     def __call__(self, features: npt.ArrayLike) -> Array:
         """(m, d) → (m, width) float64. Raises `InputError` for another width, or infinities."""
@@ -99,7 +99,7 @@ class QuadraticLayer:
         found = np.empty((len(rows), self.width))
         for start in range(0, len(rows), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
-            self._products(self.whitened(check_values(rows[part], start)), found[part])
+            self._products(self.transform(check_values(rows[part], start)), found[part])
         return found
 
     def _products(self, rows: Array, found: Array) -> None:
@@ -121,7 +121,7 @@ class QuadraticLayer:
         Returns inner (K·(r + 1), d), shift (K·(r + 1),), outer (K, K·(r + 1)), c (K,). Raises
         `OptionError` for more than `MAX_SQUARES` numbers.
         """
-        size, classes = self.whitened.width, len(weights)
+        size, classes = self.transform.width, len(weights)
         if (made := classes * size * (classes + self.width_in)) > MAX_SQUARES:
             raise OptionError(
                 f"{classes} classes are {classes * size} squares, {made} weights: at most "
@@ -133,17 +133,17 @@ class QuadraticLayer:
         forms[:, j, i] = forms[:, i, j]
         values, vectors = np.linalg.eigh(forms)
         turned = np.moveaxis(vectors, 1, 2).reshape(classes * size, size)
-        matrix = np.asarray(self.whitened.matrix) * self.whitened.scale
+        matrix = np.asarray(self.transform.matrix) * self.transform.scale
         inner = turned[:, :-1] @ matrix.T
-        shift = turned[:, -1] * self.whitened.bias - inner @ self.whitened.mean
+        shift = turned[:, -1] * self.transform.bias - inner @ self.transform.mean
         outer = np.kron(np.eye(classes), np.ones((1, size))) * values.reshape(1, -1)
         return inner, shift, outer, bias
 
     def tensors(self) -> dict[str, Array]:
         """For a file; `read_layer` takes them."""
-        numbers = [float(getattr(self.whitened, name)) for name in _NUMBERS]
-        matrix = np.ascontiguousarray(self.whitened.matrix)
-        return dict(zip(_TENSORS, (self.whitened.mean, matrix, np.array(numbers)), strict=True))
+        numbers = [float(getattr(self.transform, name)) for name in _NUMBERS]
+        matrix = np.ascontiguousarray(self.transform.matrix)
+        return dict(zip(_TENSORS, (self.transform.mean, matrix, np.array(numbers)), strict=True))
 
 
 def quadratic_layer(public_features: npt.ArrayLike, directions: int) -> QuadraticLayer:

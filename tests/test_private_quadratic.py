@@ -65,8 +65,8 @@ def head(**options: Any) -> PrivateClassifier:
 def test_inner_products_are_the_polynomial_kernel(seed: int) -> None:
     """(z·z')², less the square of what is constant."""
     given = rows(seed)
-    inner = LAYER.whitened(given)
-    expected = (inner @ inner.T) ** 2 - LAYER.whitened.bias**4
+    inner = LAYER.transform(given)
+    expected = (inner @ inner.T) ** 2 - LAYER.transform.bias**4
     made = LAYER(given)
     assert made.shape == (len(given), LAYER.width) == (len(given), 14)
     assert np.allclose(made @ made.T, expected, rtol=0, atol=1e-12)
@@ -77,13 +77,13 @@ def test_no_row_is_longer_than_the_bound(seed: int) -> None:
     lengths = np.linalg.norm(
         LAYER(np.concatenate([rows(seed), np.full((1, WIDTH), 1e149)])), axis=1
     )
-    assert (lengths <= LAYER.whitened.bound**2 + LAYER.rounding).all()
+    assert (lengths <= LAYER.transform.bound**2 + LAYER.rounding).all()
 
 
 @given(seeds)
 def test_rounding_is_within_what_is_stated(seed: int) -> None:
     """Against 64 bits of mantissa; float32 would not be."""
-    given, whitened = rows(seed), LAYER.whitened
+    given, whitened = rows(seed), LAYER.transform
     wide = given.astype(np.longdouble)
     wide *= np.minimum(1, whitened.raw_norm / np.sqrt((wide * wide).sum(1, keepdims=True)))
     matrix = np.asarray(whitened.matrix, np.longdouble)
@@ -102,9 +102,9 @@ def test_rounding_is_within_what_is_stated(seed: int) -> None:
 @given(seeds)
 def test_a_head_on_products_is_squares_and_sums(seed: int) -> None:
     """Of rows that nothing clips: then the two are equal."""
-    layer = QuadraticLayer(replace(LAYER.whitened, scale=1.0))
+    layer = QuadraticLayer(replace(LAYER.transform, scale=1.0))
     rng = np.random.default_rng(seed)
-    short = layer.whitened.mean + rng.normal(size=(20, WIDTH)) * 1e-2
+    short = layer.transform.mean + rng.normal(size=(20, WIDTH)) * 1e-2
     weights, bias = rng.normal(size=(3, layer.width)), rng.normal(size=3)
     inner, shift, outer, constant = layer.squares(weights, bias)
     assert inner.shape == (3 * (DIRECTIONS + 1), WIDTH)
@@ -117,7 +117,7 @@ def test_one_row_changes_a_gradient_by_its_clip_norm(fault: str | None) -> None:
     """However far off it is; and a layer that forgot to clip would show."""
     layer = LAYER
     if fault:
-        layer = QuadraticLayer(replace(LAYER.whitened, norm=1e9, raw_norm=1e9))
+        layer = QuadraticLayer(replace(LAYER.transform, norm=1e9, raw_norm=1e9))
     transform = whitening(public_moments(LAYER(rows(3, 400))), 1.0, 14, 0.1, LAYER.rounding)
     weights = np.random.default_rng(4).normal(size=(transform.width, 3))
     given, labels = rows(5), np.arange(20) % 3
@@ -131,7 +131,7 @@ def test_one_row_changes_a_gradient_by_its_clip_norm(fault: str | None) -> None:
             longest = max(longest, float(np.linalg.norm(chunk, axis=1).max()))
     there, absent = (one.gradient(CpuArithmetic(), weights, 0.7) for one in sums)
     assert np.linalg.norm(there - absent) <= 0.7 * (1 + 1e-12)
-    inside = LAYER.whitened.bound**2 * (1 + 1e-12)
+    inside = LAYER.transform.bound**2 * (1 + 1e-12)
     beyond = bool(np.linalg.norm(layer(given), axis=1).max() > inside)
     assert beyond is (fault is not None)
     assert longest <= transform.bound * (1 + 1e-12)
@@ -206,7 +206,7 @@ def test_pixels_do_where_the_number_of_rows_is_private() -> None:
         rows=None, public_features=pixels[:1000], hidden_directions=20, epsilon=2.0, delta=1e-4
     ).fit(pixels[1000:], labels[1000:], classes=range(10))
     assert made.coef_.shape == (10, 230)
-    whole = replace(made.head_.hidden.whitened, block=None)  # type: ignore[union-attr]
+    whole = replace(made.head_.hidden.transform, block=None)  # type: ignore[union-attr]
     assert QuadraticLayer(whole).rounding > 3 * made.head_.hidden.rounding  # type: ignore[union-attr]
 
 

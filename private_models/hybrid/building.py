@@ -81,15 +81,8 @@ def build(
     # Rows of that norm are made of the weights, and the range is published.
     low, high = _range(rows) if feature_norm is None else (-feature_norm, feature_norm)
     network = he_inference.from_torch(module, rows, input_range=(low, high))
-    wishes: dict[str, Any] = {
-        "precision": precision + bits, "examples": rows, "response": response
-    }  # fmt: skip
-    single = he_inference.compile(
-        network, layout="coefficients", optimise="latency", **wishes
-    ).program
-    batch = None
-    if layout == "auto":
-        batch = he_inference.compile(network, layout="batched", **wishes).program
+    wishes = {"precision": precision + bits, "examples": rows, "response": response}
+    single, batch = _programs(network, layout, wishes)
     if single.signature.outputs != len(labels):
         raise InputError(f"{single.signature.outputs} scores for {len(labels)} classes")
     public = PublicPart(
@@ -97,6 +90,16 @@ def build(
         backbone.name, backbone.identity(), labels, promised, feature_map,
     )  # fmt: skip
     return Bundle(public, single, batch, he_inference.precompute(single, device_name(device)))
+
+
+def _programs(
+    network: he_inference.Network, layout: Layout, wishes: dict[str, Any]
+) -> tuple[he_inference.CoefficientProgram, he_inference.BatchProgram | None]:
+    """For one query, and for batches where the layout is "auto"."""
+    single = he_inference.compile(network, layout="coefficients", optimise="latency", **wishes)
+    if layout != "auto":
+        return single.program, None
+    return single.program, he_inference.compile(network, layout="batched", **wishes).program
 
 
 def _taken_apart(
